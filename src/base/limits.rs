@@ -1,0 +1,63 @@
+//! Every queue, table, retry, size and time has its bound here, with unit and reason.
+
+use std::time::Duration;
+
+/// Largest piece of a client's request with a payload, and largest buffer, in bytes. One huge page holds two.
+pub const PIECE_BYTES_MAX: u64 = 1 << 20;
+/// Largest piece of a zero request, in bytes: bounds how long one range lock is held.
+pub const ZERO_BYTES_MAX: u64 = 64 << 20;
+/// Pieces admitted to one core at a time. More wait in the clients' sockets.
+pub const PIECES_IN_FLIGHT_MAX: usize = 1024;
+/// Largest volume, in bytes: 2^32 blocks of 4 KiB.
+pub const VOLUME_BYTES_MAX: u64 = 1 << 44;
+/// Generations a disk remembers.
+pub const HISTORY_MAX: usize = 16;
+
+/// Bytes of a metadata unit; every unit carries its own checksum.
+pub const METADATA_UNIT_BYTES: usize = 4096;
+/// Smallest region one write-intent bit stands for, as log2 of bytes: 1 MiB.
+pub const REGION_SHIFT_MIN: u32 = 20;
+/// Largest region one write-intent bit stands for, as log2 of bytes: 64 MiB.
+pub const REGION_SHIFT_MAX: u32 = 26;
+/// Regions a volume is divided into until they reach their largest size: keeps the map of a small volume exact.
+pub const REGIONS_WANTED: u64 = 16_384;
+
+/// Largest chunk of a resync, in bytes.
+pub const RESYNC_CHUNK_BYTES_MAX: u64 = 1 << 20;
+/// Largest chunk while clients are active, in bytes: bounds how long a client waits behind one.
+pub const RESYNC_CHUNK_BYTES_BUSY: u64 = 128 << 10;
+/// Resync bytes under way at once.
+pub const RESYNC_WINDOW_BYTES: u64 = 4 << 20;
+/// Largest run of holes sent as one frame, in bytes.
+pub const RESYNC_ZERO_BYTES_MAX: u64 = 1 << 30;
+/// Bytes written between two flushes of the target, at most.
+pub const FLUSH_WINDOW_BYTES: u64 = 256 << 20;
+/// Time between two internal flushes while something is unstable.
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two dirty snapshots while not in sync.
+pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(30);
+/// Time between two looks for intents that may be cleared.
+pub const INTENT_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Payload of one link frame, in bytes. A frame that says more is refused before anything is allocated.
+pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// Time between two pings on an idle link.
+pub const PING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Ranges of a verify's differences kept for the report.
+pub const VERIFY_RANGES_MAX: usize = 64;
+
+/// Bytes an NBD client may have as the payload of one request.
+pub const NBD_PAYLOAD_BYTES_MAX: u32 = 32 << 20;
+/// Requests one NBD connection may have in flight; beyond it the socket is not read.
+pub const NBD_REQUESTS_IN_FLIGHT_MAX: usize = 128;
+/// Bytes of option data accepted in one NBD option; a larger known one is refused, a larger unknown one skipped.
+pub const NBD_OPTION_BYTES_MAX: usize = 64 << 10;
+/// Bytes of an unknown NBD option skipped before the connection is closed.
+pub const NBD_OPTION_SKIP_BYTES_MAX: usize = 1 << 20;
+/// Time an NBD client has to finish negotiating.
+pub const NBD_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// NBD connections of one volume, those still negotiating included.
+pub const NBD_CONNECTIONS_MAX: usize = 64;
+/// Time a client may leave replies unread before its connection is cut.
+pub const NBD_SEND_TIME_MAX: Duration = Duration::from_secs(60);

@@ -1,0 +1,15 @@
+//! The words everyone uses. No I/O, no decisions; imports nothing but the standard library and serde.
+
+pub mod ids;
+pub mod limits;
+pub mod range;
+pub mod time;
+
+pub mod generation;
+pub mod state;
+
+pub mod error;
+
+pub mod command;
+pub mod request;
+pub mod view;

@@ -1,0 +1,110 @@
+//! States a user can read in `status`.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! words {
+    ($name:ty { $($variant:ident => $word:literal),+ $(,)? }) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(<$name>::$variant => $word),+ })
+            }
+        }
+    };
+}
+
+/// Which part this node plays for a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Serves the volume to clients.
+    Primary,
+    /// Keeps the copy; refuses clients.
+    #[default]
+    Secondary,
+}
+words!(Role { Primary => "primary", Secondary => "secondary" });
+
+/// What a disk's content is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskState {
+    /// No disk: never attached, detached by the operator, or failed.
+    #[default]
+    Diskless,
+    /// Has metadata, never held the volume's data; its content is unknown.
+    New,
+    /// The target of an unfinished resync: a mixture of two points in time.
+    Inconsistent,
+    /// One consistent point in time, known to be older than the peer's.
+    Outdated,
+    /// Holds every acknowledged write, as far as this node knows.
+    UpToDate,
+}
+words!(DiskState {
+    Diskless => "diskless", New => "new", Inconsistent => "inconsistent", Outdated => "outdated", UpToDate => "up-to-date",
+});
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// On both disks (protocol C).
+    #[default]
+    Sync,
+    /// On the local disk and in the peer's memory (protocol B).
+    Memory,
+    /// On the local disk and in the bounded send buffer (protocol A).
+    Async,
+}
+words!(Mode { Sync => "sync", Memory => "memory", Async => "async" });
+
+/// What an asynchronous volume does when its send buffer is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overflow {
+    /// Writers wait.
+    #[default]
+    Block,
+    /// The peer falls behind and is resynced later.
+    Shed,
+}
+words!(Overflow { Block => "block", Shed => "shed" });
+
+/// The replication link, as the mirror core sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkState {
+    /// No session; the runtime keeps trying.
+    #[default]
+    Down,
+    /// Disconnected by the operator; nobody tries.
+    Disconnected,
+    /// A session exists, the handshake is not finished.
+    Handshake,
+    /// The handshake refused to sync; the session stays up for status and commands.
+    Refused,
+    /// A resync runs over the session; writes are mirrored meanwhile.
+    Resync,
+    /// One side has no disk; no sync, requests may be forwarded.
+    Forwarding,
+    /// In sync; every write is mirrored.
+    Connected,
+}
+words!(LinkState {
+    Down => "down", Disconnected => "disconnected", Handshake => "handshake", Refused => "refused",
+    Resync => "resync", Forwarding => "forwarding", Connected => "connected",
+});
+
+/// How a resync finds out what to copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResyncKind {
+    /// Only what the marks of either side name.
+    Differential,
+    /// Checksums of everything, then what differs.
+    Compare,
+    /// Everything that is not known to be zero on both.
+    Full,
+}
+words!(ResyncKind { Differential => "differential", Compare => "compare", Full => "full" });

@@ -1,0 +1,1 @@
+//! Does what the logic decided: ring, disk, buffers, sockets. Decides nothing. All `unsafe` lives here.

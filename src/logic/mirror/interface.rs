@@ -1,0 +1,369 @@
+//! What goes into the mirror core and what comes out.
+//!
+//! Contract with the runtime:
+//! - Effects of one call carry no promise of order among themselves, except the `Send`s of one session.
+//! - Every [`Effect::Disk`], [`Effect::Persist`] is answered exactly once, failures and shutdown included. Disk
+//!   operations run concurrently; the core never has two overlapping ones under way of which one writes, except a
+//!   `Flush`, which covers exactly the operations that were answered before it was handed out.
+//! - Persist operations are carried out one after the other, in order.
+//! - A buffer belongs to the core from the input that names it to the `Release` (or, for reads, the `Reply`) that names it.
+//!   When a session ends, frames already handed out for it need their buffers no longer.
+//! - `settle` is called once after each batch of inputs, before the effects are carried out.
+
+use crate::base::command::{Command, CommandOutcome};
+use crate::base::error::DiskError;
+use crate::base::ids::{BootId, BufferId, CommandId, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
+use crate::base::range::ByteRange;
+use crate::base::request::{Outcome, Request};
+use crate::base::state::{DiskState, Mode, Overflow, ResyncKind, Role};
+use crate::wire::frame::Frame;
+use crate::wire::metadata::record::{Loaded, Record};
+use std::time::Duration;
+
+/// Settings of one volume, fixed for the life of its core.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the volume, for the view.
+    pub name: String,
+    /// This node.
+    pub node: NodeId,
+    /// Name of this node and of its peer, for sentences.
+    pub node_names: [String; 2],
+    /// Identity of the volume.
+    pub volume: Uuid,
+    /// When a write is acknowledged.
+    pub mode: Mode,
+    /// What an asynchronous volume does when its buffer is full.
+    pub overflow: Overflow,
+    /// Bytes an asynchronous volume may have unacknowledged.
+    pub async_bytes_max: u64,
+    /// Age of the oldest unacknowledged write of an asynchronous volume.
+    pub async_age_max: Duration,
+    /// Local writes wait for the peer's receipt.
+    pub receipt_gating: bool,
+    /// Skip intents after a primary's crash when the survivor's memory is exact. Needs gating on both (R11).
+    pub exact_recovery: bool,
+    /// Longest wait for the peer to write a frame before the session is given up.
+    pub remote_io_timeout: Duration,
+    /// Longest silence of the peer before the session is given up.
+    pub link_timeout: Duration,
+    /// Longest wait for the local disk; zero for none.
+    pub disk_timeout: Duration,
+    /// Longest time requests are held when neither disk serves, before they fail.
+    pub suspend_max: Duration,
+    /// Age at which an idle, stable region's intent is cleared.
+    pub intent_idle: Duration,
+    /// Resync rate never exceeded, bytes per second; 0 for none.
+    pub resync_rate_max: u64,
+    /// Resync rate kept up under any client load, bytes per second.
+    pub resync_rate_min: u64,
+    /// Client write latency during a resync may be this many times what it is without.
+    pub latency_allowance: f64,
+}
+
+/// Who this process is; fixed for the life of the core.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// This process.
+    pub incarnation: Incarnation,
+    /// This boot.
+    pub boot: BootId,
+    /// Seed of the core's own random numbers (generation nonces).
+    pub seed: u64,
+}
+
+/// What happened outside.
+#[derive(Debug)]
+pub enum Input {
+    /// A client's piece. Only while [`super::Mirror::serving`] is `Some` and [`super::Mirror::can_admit`].
+    Request(Request),
+    /// A disk operation ended.
+    DiskDone {
+        /// The operation.
+        op: OpId,
+        /// What it yielded.
+        result: Result<Completion, DiskError>,
+    },
+    /// A record is durable, or could not be made so.
+    Persisted {
+        /// The operation.
+        op: OpId,
+        /// How it ended.
+        result: Result<(), DiskError>,
+    },
+    /// An authenticated session with the peer exists. Never two at a time: the old one is `LinkDown` first.
+    LinkUp {
+        /// Both ends use the same value.
+        session: SessionId,
+    },
+    /// The session ended.
+    LinkDown {
+        /// Which.
+        session: SessionId,
+        /// Why, for status.
+        reason: String,
+    },
+    /// A frame came in; its checksums are right, its session is this one.
+    Frame {
+        /// Which session.
+        session: SessionId,
+        /// The frame; a bulk buffer belongs to the core from here on.
+        frame: Frame,
+    },
+    /// The answer to [`Effect::ProbePeer`].
+    PeerProbed {
+        /// Every address of the peer refused the connection: its daemon does not run.
+        refused: bool,
+    },
+    /// An operator's command.
+    Command {
+        /// Echoed in the outcome.
+        id: CommandId,
+        /// What is asked.
+        command: Command,
+    },
+    /// A disk was opened for a core that has none.
+    Attach {
+        /// Echoed in the outcome.
+        id: CommandId,
+        /// Its metadata.
+        loaded: Box<Loaded>,
+    },
+    /// The operator wants the daemon to stop: flush, persist clean, then `Effect::Stopped`.
+    Stop,
+    /// The deadline of [`super::Mirror::next_deadline`] has come (or any other reason to look at the clock).
+    Tick,
+}
+
+/// What a disk operation yields.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Completion {
+    /// Nothing but that it is done.
+    Done,
+    /// Of [`DiskIo::ReadChunk`]: a new buffer for the core, or all zeroes.
+    Chunk {
+        /// `None` when every byte is zero.
+        buffer: Option<BufferId>,
+    },
+    /// Of [`DiskIo::Digest`]: XXH3-128 of each block, in order.
+    Digests(Vec<u128>),
+    /// Of [`DiskIo::Holes`]: block-aligned parts of the range that read as zeroes without a read, in order.
+    Holes(Vec<ByteRange>),
+}
+
+/// An operation on the data disk. Ranges are block-aligned and inside the volume, except for [`DiskIo::Fill`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum DiskIo {
+    /// Read `range` into the buffer from its first byte.
+    Read {
+        /// Block-aligned.
+        range: ByteRange,
+        /// As large as the range.
+        buffer: BufferId,
+    },
+    /// Complete the first and last block around an unaligned write: read them and copy into the buffer the bytes
+    /// outside `range`, leaving those inside alone.
+    Fill {
+        /// The client's unaligned range; the buffer is as large as `range.aligned_out()`.
+        range: ByteRange,
+        /// Holds the client's bytes.
+        buffer: BufferId,
+    },
+    /// Read into a buffer of the runtime's choice; waits for one if need be.
+    ReadChunk {
+        /// Block-aligned, at most a piece.
+        range: ByteRange,
+    },
+    /// Write the buffer from its first byte.
+    Write {
+        /// Block-aligned.
+        range: ByteRange,
+        /// As large as the range.
+        buffer: BufferId,
+        /// Durable before it is done.
+        fua: bool,
+    },
+    /// Make the range read as zeroes.
+    Zero {
+        /// Block-aligned.
+        range: ByteRange,
+        /// Give the space back.
+        unmap: bool,
+        /// Durable before it is done.
+        fua: bool,
+    },
+    /// Make every operation that was answered before durable.
+    Flush,
+    /// Read and checksum each block.
+    Digest {
+        /// Block-aligned, at most a piece.
+        range: ByteRange,
+    },
+    /// Ask which parts are holes. May answer with none.
+    Holes {
+        /// Block-aligned, any length.
+        range: ByteRange,
+    },
+}
+
+/// What the core wants done.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// A disk operation; answered by [`Input::DiskDone`].
+    Disk {
+        /// Echoed in the answer.
+        op: OpId,
+        /// What to do.
+        io: DiskIo,
+    },
+    /// Make a record durable; answered by [`Input::Persisted`].
+    Persist {
+        /// Echoed in the answer.
+        op: OpId,
+        /// What to write.
+        record: Record,
+    },
+    /// Send a frame; frames of one session go out in the order of their effects.
+    Send {
+        /// Which session.
+        session: SessionId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// End the session once what was sent before is on its way. Answered by [`Input::LinkDown`].
+    Disconnect {
+        /// Which session.
+        session: SessionId,
+        /// For the log.
+        reason: String,
+        /// Connect again at once (or after a back-off, when the reason is a fault).
+        reconnect_now: bool,
+    },
+    /// Look whether anyone listens at the peer's addresses. Answered by [`Input::PeerProbed`].
+    ProbePeer,
+    /// A piece is settled. A read's buffer belongs to the runtime again.
+    Reply {
+        /// The piece.
+        request: RequestIdAndOutcome,
+    },
+    /// The core needs this buffer no longer.
+    Release {
+        /// The buffer.
+        buffer: BufferId,
+    },
+    /// Every client connection must be cut: this node no longer serves. Their pieces still settle.
+    CutClients {
+        /// For the log.
+        reason: String,
+    },
+    /// The local disk is given up: close it when its last operation has ended.
+    CloseDisk,
+    /// A command ended.
+    CommandDone {
+        /// Which.
+        id: CommandId,
+        /// How.
+        outcome: CommandOutcome,
+    },
+    /// Everything is flushed and persisted; the process may end.
+    Stopped,
+    /// Something worth telling.
+    Note(Note),
+}
+
+/// A settled piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestIdAndOutcome {
+    /// The piece.
+    pub id: RequestId,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What a serving core serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// Size of the volume, in bytes.
+    pub size_bytes: u64,
+    /// A client session is bound to this value; when it changes, sessions of the old one are refused (R9).
+    pub cache_epoch: u64,
+}
+
+/// Things worth telling: typed here, turned into log lines and events in one place of the runtime.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Note {
+    /// A session began.
+    SessionBegan,
+    /// A session ended.
+    SessionEnded {
+        /// Why.
+        reason: String,
+    },
+    /// The handshake ended.
+    Decided {
+        /// Name of the rule.
+        rule: &'static str,
+        /// The plan in words.
+        plan: String,
+    },
+    /// The role changed.
+    RoleChanged {
+        /// Now.
+        role: Role,
+        /// Why.
+        reason: String,
+    },
+    /// The local disk's worth changed.
+    DiskChanged {
+        /// Now.
+        disk: DiskState,
+        /// Why.
+        reason: String,
+    },
+    /// The primary goes on alone; its peer's copy is outdated from here.
+    SoloBegan,
+    /// A resync began.
+    ResyncBegan {
+        /// How.
+        kind: ResyncKind,
+        /// Why.
+        reason: String,
+        /// Bytes to go through.
+        bytes: u64,
+    },
+    /// Both are in sync.
+    Joined {
+        /// Bytes copied as data.
+        bytes_copied: u64,
+        /// Found equal.
+        bytes_equal: u64,
+        /// Sent as zeroes.
+        bytes_zeroed: u64,
+        /// From handshake to join.
+        took: Duration,
+    },
+    /// Verify ended.
+    Verified {
+        /// Compared.
+        bytes: u64,
+        /// Different.
+        different: u64,
+    },
+    /// A read failed here and was served by the peer.
+    ReadRepaired {
+        /// Where.
+        range: ByteRange,
+    },
+    /// Requests are held.
+    Held {
+        /// Why.
+        reason: String,
+    },
+    /// The peer broke the protocol.
+    PeerMisbehaved {
+        /// How.
+        what: String,
+    },
+    /// An asynchronous volume fell behind on purpose.
+    Shed,
+}

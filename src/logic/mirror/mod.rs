@@ -1,0 +1,7 @@
+//! The mirror core of one volume on one node.
+
+pub mod interface;
+
+mod core;
+
+pub use self::core::Mirror;

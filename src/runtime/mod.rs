@@ -1,0 +1,3 @@
+//! Joins logic and io, decides nothing: shard loop, configuration, command line.
+
+pub mod cli;

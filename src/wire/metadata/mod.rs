@@ -1,0 +1,3 @@
+//! The product's own area on a disk: what the core persists, as types ([`record`]).
+
+pub mod record;
