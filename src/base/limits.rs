@@ -61,3 +61,9 @@ pub const NBD_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 pub const NBD_CONNECTIONS_MAX: usize = 64;
 /// Time a client may leave replies unread before its connection is cut.
 pub const NBD_SEND_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of one shard's buffers. Bounds the memory of a volume under any load; touched only as far as it is used.
+pub const POOL_ARENA_BYTES: usize = 48 << 20;
+/// Chunks of 1 MiB each class of buffers (clients, link, resync) always finds: the resync's window, and enough for
+/// the link to receive one largest frame while others are being written.
+pub const POOL_RESERVE_CHUNKS: usize = 4;

@@ -1,1 +1,4 @@
 //! Does what the logic decided: ring, disk, buffers, sockets. Decides nothing. All `unsafe` lives here.
+
+pub mod poller;
+pub mod pool;
