@@ -67,3 +67,14 @@ pub const POOL_ARENA_BYTES: usize = 48 << 20;
 /// Chunks of 1 MiB each class of buffers (clients, link, resync) always finds: the resync's window, and enough for
 /// the link to receive one largest frame while others are being written.
 pub const POOL_RESERVE_CHUNKS: usize = 4;
+
+/// Disk operations of one shard given to the kernel at a time; more wait. Also the size of the completion queue.
+pub const RING_IN_FLIGHT_MAX: usize = 1024;
+/// Entries of the submission queue: operations given to the kernel per system call.
+pub const RING_ENTRIES: u32 = 256;
+/// Threads that make disk system calls where io_uring is forbidden.
+pub const DISK_THREADS: usize = 4;
+/// How often one disk system call is repeated when it was interrupted, before that counts as a failure.
+pub const DISK_RETRIES_MAX: u32 = 32;
+/// Bytes written per system call where zeroes have to be written out.
+pub const ZERO_FILL_BYTES: usize = 256 << 10;

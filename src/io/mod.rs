@@ -1,4 +1,7 @@
 //! Does what the logic decided: ring, disk, buffers, sockets. Decides nothing. All `unsafe` lives here.
 
+pub mod aligned;
 pub mod poller;
 pub mod pool;
+
+pub mod ring;

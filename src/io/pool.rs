@@ -270,6 +270,15 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if self.slots.iter().any(|slot| slot.holds > 0) {
+            // The kernel may still write there: the memory is leaked rather than given to someone else.
+            self.arena.bytes = 0;
+        }
+    }
+}
+
 fn page_of(buffer: BufferId) -> usize {
     (buffer.0 & ((1 << PAGE_BITS) - 1)) as usize
 }
@@ -392,7 +401,8 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` and no slice of it outlives the pool.
+        // SAFETY: the mapping was made by `map` and no slice of it outlives the pool. Unmapping nothing (of an arena
+        // that is to be leaked) is refused by the kernel.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
