@@ -5,3 +5,4 @@ pub mod poller;
 pub mod pool;
 
 pub mod ring;
+pub mod stream;

@@ -154,7 +154,7 @@ pub struct Ring {
 
 #[derive(Debug)]
 enum Engine {
-    Uring(uring::Uring),
+    Uring(Box<uring::Uring>),
     Threads(threads::Threads),
 }
 
@@ -164,7 +164,7 @@ impl Ring {
         let (engine, fallback_reason) = match choice {
             Choice::Threads => (Engine::Threads(threads::Threads::new()?), Some("asked for".to_owned())),
             Choice::Automatic => match uring::Uring::new() {
-                Ok(uring) => (Engine::Uring(uring), None),
+                Ok(uring) => (Engine::Uring(Box::new(uring)), None),
                 Err(error) => (Engine::Threads(threads::Threads::new()?), Some(error.to_string())),
             },
         };
