@@ -13,8 +13,15 @@ pub const VOLUME_BYTES_MAX: u64 = 1 << 44;
 /// Generations a disk remembers.
 pub const HISTORY_MAX: usize = 16;
 
+/// Largest capacity a disk is used with, in bytes: the number of its blocks, too, must fit 32 bits.
+pub const CAPACITY_BYTES_MAX: u64 = VOLUME_BYTES_MAX - (1 << 20);
+/// Smallest volume, in bytes: below it the metadata would be larger than the data.
+pub const VOLUME_BYTES_MIN: u64 = 1 << 20;
+
 /// Bytes of a metadata unit; every unit carries its own checksum.
 pub const METADATA_UNIT_BYTES: usize = 4096;
+/// Largest single write of metadata (a part of a snapshot), in bytes: one buffer of the pool.
+pub const METADATA_WRITE_BYTES_MAX: usize = 1 << 20;
 /// Smallest region one write-intent bit stands for, as log2 of bytes: 1 MiB.
 pub const REGION_SHIFT_MIN: u32 = 20;
 /// Largest region one write-intent bit stands for, as log2 of bytes: 64 MiB.
