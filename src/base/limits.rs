@@ -85,3 +85,19 @@ pub const DISK_THREADS: usize = 4;
 pub const DISK_RETRIES_MAX: u32 = 32;
 /// Bytes written per system call where zeroes have to be written out.
 pub const ZERO_FILL_BYTES: usize = 256 << 10;
+
+/// Connections of one volume that have not finished negotiating; one more is turned away.
+pub const NBD_HANDSHAKES_MAX: usize = 32;
+/// Payload bytes one NBD connection may have in flight; beyond it the socket is not read. Two of the largest requests.
+pub const NBD_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
+/// Bytes of reads one NBD connection may have under way or unsent: what a client that stops reading can hold of the
+/// pool. Also the largest read that is answered all at once, so that an error that comes late is still an answer.
+pub const NBD_READ_WINDOW_BYTES: u64 = 4 << 20;
+/// Bytes of replies one NBD connection may leave unread; beyond it the socket is not read.
+pub const NBD_UNSENT_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of small requests taken from an NBD socket in one read, and of the buffer they are taken into.
+pub const NBD_STAGING_BYTES: usize = 128 << 10;
+/// Descriptors of one block status reply; a client asks again for the rest.
+pub const NBD_STATUS_DESCRIPTORS_MAX: usize = 1024;
+/// Bytes taken from one NBD socket in one turn of the shard, so that no client starves the others.
+pub const NBD_TURN_BYTES_MAX: usize = 2 << 20;
