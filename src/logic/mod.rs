@@ -1,4 +1,5 @@
 //! Decides. No clock, no descriptor, no thread, no dice: time and chance come as arguments.
 //! `mirror` and `export` never import each other.
 
+pub mod export;
 pub mod mirror;
