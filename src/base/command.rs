@@ -42,7 +42,7 @@ pub enum Command {
 
 /// The answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "outcome")]
+#[serde(rename_all = "kebab-case", tag = "outcome", content = "detail")]
 pub enum CommandOutcome {
     /// Done, or begun where it takes long (resync, verify: follow it in the view). A sentence for people.
     Done(String),

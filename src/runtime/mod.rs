@@ -1,3 +1,7 @@
 //! Joins logic and io, decides nothing: shard loop, configuration, command line.
 
+pub mod config;
+pub mod control;
+pub mod peer;
+
 pub mod cli;

@@ -2,6 +2,7 @@
 
 pub mod bitmap;
 pub mod frame;
+pub mod hello;
 pub mod message;
 
 pub mod metadata;

@@ -1,0 +1,186 @@
+//! The verbs and their options, with the words `--help` shows.
+
+use super::exit;
+use crate::runtime::config::{DEFAULT_FILE, units};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Keeps a block device mirrored on two servers, serves it over NBD, and resyncs it by difference.
+#[derive(Debug, Parser)]
+#[command(name = "twinblock", version, after_help = exit::HELP, max_term_width = 110)]
+pub struct Arguments {
+    /// Configuration file, the same on both servers.
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE, global = true)]
+    pub config: PathBuf,
+    /// Which node of the configuration this is. Default: the one that has the host's name.
+    #[arg(long, value_name = "NODE", global = true)]
+    pub node: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Check the configuration, or print its reference.
+    Check {
+        /// Print every setting with kind, default, bounds and meaning, as markdown.
+        #[arg(long)]
+        reference: bool,
+    },
+    /// Show the state of every volume.
+    Status {
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+        /// Again every second, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Make this node the primary of a volume: it serves the volume to clients.
+    Promote {
+        /// Name of the volume.
+        volume: String,
+        /// Although the peer may hold newer data, or this copy is not whole. Says what would be lost.
+        #[arg(long)]
+        force: bool,
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+        /// Longest wait while the two servers are still connecting.
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_time)]
+        timeout: Duration,
+    },
+    /// Make this node a secondary of a volume.
+    Demote {
+        /// Name of the volume.
+        volume: String,
+        /// Although clients are connected: their unfinished requests fail.
+        #[arg(long)]
+        force: bool,
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Copy what differs between the servers now, copy or compare everything, or choose the good side.
+    Resync(Resync),
+    /// Hold a resync where it is.
+    PauseResync {
+        /// Name of the volume.
+        volume: String,
+    },
+    /// Let a paused resync go on.
+    ResumeResync {
+        /// Name of the volume.
+        volume: String,
+    },
+    /// Take a new disk into use on this node: initialise the configured disk, attach it, and resync it.
+    ReplaceDisk(ReplaceDisk),
+    /// Try to reach the peer again after `disconnect`.
+    Connect {
+        /// Name of the volume.
+        volume: String,
+    },
+    /// End the link to the peer and stay apart until `connect`; what is written meanwhile is resynced then.
+    Disconnect {
+        /// Name of the volume.
+        volume: String,
+    },
+    /// Open the configured disk again after `detach` or a failure.
+    Attach {
+        /// Name of the volume.
+        volume: String,
+    },
+    /// Give up this node's disk in order; the peer serves until `attach`.
+    Detach {
+        /// Name of the volume.
+        volume: String,
+    },
+    /// Compare both disks while they are in use.
+    Verify {
+        /// Name of the volume.
+        volume: String,
+        /// Copy the primary's data over what differs.
+        #[arg(long)]
+        repair: bool,
+        /// Follow it to its end.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// List what differs or may differ between the servers, as offset and length in bytes.
+    Dirty {
+        /// Name of the volume.
+        volume: String,
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Options of `resync`.
+#[derive(Args, Debug)]
+pub struct Resync {
+    /// Name of the volume.
+    pub volume: String,
+    /// Copy everything without comparing.
+    #[arg(long)]
+    pub full: bool,
+    /// Compare everything, copy what differs.
+    #[arg(long, conflicts_with = "full")]
+    pub compare: bool,
+    /// The node whose copy is the good one; what only the other has is lost. Settles a split brain.
+    #[arg(long, value_name = "NODE")]
+    pub source: Option<String>,
+    /// Follow it to its end.
+    #[arg(long)]
+    pub wait: bool,
+    /// Don't ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Options of `replace-disk`.
+#[derive(Args, Debug)]
+pub struct ReplaceDisk {
+    /// Name of the volume.
+    pub volume: String,
+    /// The disk that is meant. It must be the configured one: a guard against a forgotten edit of the configuration.
+    #[arg(long, value_name = "PATH")]
+    pub disk: Option<PathBuf>,
+    /// Follow the resync to its end.
+    #[arg(long)]
+    pub wait: bool,
+    /// Don't ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_verbs_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_stand_before_and_after_the_verb() {
+        for line in ["twinblock -c f --node a promote v --force", "twinblock promote v --force -c f --node a"] {
+            let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!((arguments.config, arguments.node.as_deref()), (PathBuf::from("f"), Some("a")));
+            assert!(matches!(arguments.verb, Verb::Promote { force: true, yes: false, .. }));
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_are_checked() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).is_ok();
+        assert!(parse("twinblock promote v --timeout 500ms"));
+        assert!(!parse("twinblock promote v --timeout soon"));
+        assert!(!parse("twinblock resync v --full --compare"));
+    }
+}

@@ -1,0 +1,82 @@
+//! The command line: one binary, one configuration file, one verb.
+//!
+//! `run` is the daemon. Every other verb reads the same file, asks the running daemon of this node over its control
+//! socket, and turns the answer into words and an exit code ([`exit`]).
+
+pub mod exit;
+
+mod advice;
+mod confirm;
+mod progress;
+
+mod follow;
+mod session;
+mod status;
+mod verbs;
+
+mod arguments;
+
+use self::arguments::{Arguments, Verb};
+use self::exit::{Exit, Failure};
+use crate::runtime::config::{self, Config, Depth};
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Runs the command.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match dispatch(&arguments) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("twinblock: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
+    let file = || load(arguments, Depth::File);
+    match &arguments.verb {
+        Verb::Check { reference: true } => {
+            print!("{}", config::reference::markdown());
+            Ok(Exit::Done)
+        }
+        Verb::Check { reference: false } => check(&load(arguments, Depth::Secret)?),
+        Verb::Status { json, watch } => status::status(&file()?, *json, *watch),
+        Verb::Dirty { volume, json } => verbs::dirty(&file()?, volume, *json),
+        Verb::Promote { volume, force, yes, timeout } => verbs::promote(&file()?, volume, *force, *yes, *timeout),
+        Verb::Demote { volume, force, yes } => verbs::demote(&file()?, volume, *force, *yes),
+        Verb::Resync(options) => verbs::resync(&file()?, options),
+        Verb::PauseResync { volume } => verbs::plain(&file()?, verbs::Plain::PauseResync, volume),
+        Verb::ResumeResync { volume } => verbs::plain(&file()?, verbs::Plain::ResumeResync, volume),
+        Verb::Connect { volume } => verbs::plain(&file()?, verbs::Plain::Connect, volume),
+        Verb::Disconnect { volume } => verbs::plain(&file()?, verbs::Plain::Disconnect, volume),
+        Verb::Attach { volume } => verbs::plain(&file()?, verbs::Plain::Attach, volume),
+        Verb::Detach { volume } => verbs::plain(&file()?, verbs::Plain::Detach, volume),
+        Verb::ReplaceDisk(options) => verbs::replace_disk(&file()?, options),
+        Verb::Verify { volume, repair, wait } => verbs::verify(&file()?, volume, *repair, *wait),
+    }
+}
+
+fn load(arguments: &Arguments, depth: Depth) -> Result<Config, Failure> {
+    config::load(&arguments.config, arguments.node.as_deref(), depth)
+        .map_err(|problems| Failure::new(Exit::Usage, format!("the configuration has problems\n{problems}")))
+}
+
+fn check(config: &Config) -> Result<Exit, Failure> {
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    println!(
+        "{} is good: cluster {}, this node {}, peer {}, {}",
+        config.file.display(),
+        config.cluster,
+        config.this_node().name,
+        config.peer_node().name,
+        match config.volumes.len() {
+            1 => "1 volume".to_string(),
+            n => format!("{n} volumes"),
+        },
+    );
+    Ok(Exit::Done)
+}

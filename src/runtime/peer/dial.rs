@@ -1,0 +1,167 @@
+//! Keeps one volume connected from the dialling side, and looks whether the peer's daemon runs.
+
+use super::auth::{self, AuthError, Authenticated};
+use super::backoff::Backoff;
+use super::{Local, VolumeLink};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Longest wait after the peer said that its operator disconnected the volume: `connect` there should not take long.
+const DISCONNECTED_RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Dials whenever a session is wanted, for as long as the daemon runs.
+pub async fn keep_connected(local: &Local, link: &VolumeLink) {
+    let settings = &local.settings;
+    let mut lost = Backoff::new(settings.reconnect_min, settings.reconnect_max);
+    let mut refused = Backoff::new(settings.refused_retry_min, settings.refused_retry_max);
+    loop {
+        if !link.wanted.get() || link.disconnected.get() {
+            link.changed.notified().await;
+            continue;
+        }
+        match dial_all(local, link).await {
+            Ok((stream, authenticated, address)) => {
+                lost.reset();
+                refused.reset();
+                if link.disconnected.get() {
+                    continue;
+                }
+                hand_over(local, link, stream, &authenticated, address);
+            }
+            Err(DialError { message, wait }) => {
+                link.set_trouble(message);
+                let wait = match wait {
+                    Wait::Lost => lost.wait(random()),
+                    Wait::Refused => refused.wait(random()),
+                    Wait::Disconnected => refused.wait(random()).min(DISCONNECTED_RETRY_MAX),
+                };
+                // A wish for a session at once, or the operator's word, ends the wait.
+                let _ = timeout(wait, link.changed.notified()).await;
+            }
+        }
+    }
+}
+
+/// Whether every address of the peer refuses connections: its daemon does not run, though its kernel does.
+pub async fn peer_refuses(local: &Local) -> bool {
+    let mut tries = tokio::task::JoinSet::new();
+    for address in local.peer_addresses.clone() {
+        let longest = local.settings.connect_timeout;
+        tries.spawn_local(async move {
+            let result = timeout(longest, TcpStream::connect(address)).await;
+            matches!(result, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+        });
+    }
+    while let Some(result) = tries.join_next().await {
+        if !matches!(result, Ok(true)) {
+            return false;
+        }
+    }
+    !local.peer_addresses.is_empty()
+}
+
+/// Prepares an authenticated connection for the shard, and gives it away.
+pub fn hand_over(
+    local: &Local,
+    link: &VolumeLink,
+    stream: TcpStream,
+    authenticated: &Authenticated,
+    address: SocketAddr,
+) {
+    local.compare_configurations(link, &authenticated.peer);
+    let prepared = stream.set_nodelay(true).and_then(|()| stream.into_std());
+    match prepared {
+        Ok(stream) => {
+            link.connected();
+            tracing::debug!(volume = %link.name, session = %authenticated.session, "authenticated {address}");
+            (link.offer)(stream, authenticated.session, format!("{} at {address}", local.peer_name()));
+        }
+        Err(error) => link.set_trouble(format!("the connection to {address} can't be used: {error}")),
+    }
+}
+
+struct DialError {
+    message: String,
+    wait: Wait,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Lost,
+    Refused,
+    Disconnected,
+}
+
+/// Tries each address of the peer in turn.
+async fn dial_all(local: &Local, link: &VolumeLink) -> Result<(TcpStream, Authenticated, SocketAddr), DialError> {
+    let mut messages = Vec::new();
+    let mut wait = Wait::Lost;
+    for address in &local.peer_addresses {
+        match dial_one(local, link, *address).await {
+            Ok((stream, authenticated)) => return Ok((stream, authenticated, *address)),
+            Err(error) => {
+                messages.push(format!("{} at {address}: {error}", local.peer_name()));
+                wait = match &error {
+                    Failure::Auth(AuthError::RefusedByPeer(refused)) if refused.code == "disconnected" => {
+                        Wait::Disconnected
+                    }
+                    Failure::Auth(error) if error.is_refusal() => Wait::Refused,
+                    _ => wait,
+                };
+            }
+        }
+    }
+    Err(DialError { message: messages.join("; "), wait })
+}
+
+enum Failure {
+    Connect(std::io::Error),
+    Unanswered(Duration),
+    Auth(AuthError),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                write!(f, "nobody listens there (connection refused); is its daemon running?")
+            }
+            Failure::Connect(error) => write!(f, "can't connect: {error}"),
+            Failure::Unanswered(time) => {
+                write!(f, "no answer within {} ms; is the server up, and the network between?", time.as_millis())
+            }
+            Failure::Auth(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+async fn dial_one(
+    local: &Local,
+    link: &VolumeLink,
+    address: SocketAddr,
+) -> Result<(TcpStream, Authenticated), Failure> {
+    let settings = &local.settings;
+    let mut stream = match timeout(settings.connect_timeout, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(Failure::Connect(error)),
+        Err(_) => return Err(Failure::Unanswered(settings.connect_timeout)),
+    };
+    let hello = local.hello(link);
+    let handshake = auth::dial(&mut stream, &local.credentials, &hello, |peer| local.judge(peer));
+    match timeout(settings.handshake_timeout, handshake).await {
+        Ok(Ok(authenticated)) => Ok((stream, authenticated)),
+        Ok(Err(error)) => Err(Failure::Auth(error)),
+        Err(_) => Err(Failure::Auth(AuthError::TooSlow)),
+    }
+}
+
+/// A number for the jitter; when the kernel has none to give, no jitter does no harm.
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u32::from_le_bytes(bytes),
+        Err(_) => u32::MAX,
+    }
+}
