@@ -352,7 +352,7 @@ mod tests {
                 prop_assert_eq!(&target[..], &bytes[got..got + payload]);
                 got += payload;
             }
-            prop_assert_eq!(stream.staged(), &[]);
+            prop_assert!(stream.staged().is_empty());
         }
 
         /// What is queued arrives in order, however little the kernel takes at a time, and no hold is left.
