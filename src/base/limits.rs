@@ -22,6 +22,14 @@ pub const VOLUME_BYTES_MIN: u64 = 1 << 20;
 pub const METADATA_UNIT_BYTES: usize = 4096;
 /// Largest single write of metadata (a part of a snapshot), in bytes: one buffer of the pool.
 pub const METADATA_WRITE_BYTES_MAX: usize = 1 << 20;
+/// Time a disk's lock is waited for: longer than udev's look at a device, shorter than an operator's patience.
+pub const DISK_LOCK_TIME: Duration = Duration::from_secs(2);
+/// Time internal metadata is looked for where it would be if the disk had been resized, for the message.
+pub const LOCATOR_SEARCH_TIME: Duration = Duration::from_secs(1);
+/// Holes one question is answered with; what lies behind counts as data.
+pub const HOLES_MAX: usize = 1024;
+/// Bytes zeroed by one call when a disk is initialised: bounds the time between two signs of progress.
+pub const ZERO_STEP_BYTES: u64 = 256 << 20;
 /// Smallest region one write-intent bit stands for, as log2 of bytes: 1 MiB.
 pub const REGION_SHIFT_MIN: u32 = 20;
 /// Largest region one write-intent bit stands for, as log2 of bytes: 64 MiB.

@@ -4,5 +4,6 @@ pub mod aligned;
 pub mod poller;
 pub mod pool;
 
+pub mod disk;
 pub mod ring;
 pub mod stream;

@@ -1,6 +1,6 @@
 //! Reads a metadata area and says what to believe of it.
 //!
-//! The caller makes the device durable (a flush) before it calls [`load`]: what is read here is acted upon, so it must
+//! The caller makes the device durable (a flush) before it calls [`load()`]: what is read here is acted upon, so it must
 //! not be lost from a volatile cache afterwards. A unit that can't be read counts like a rotten one.
 
 use crate::base::ids::{NodeId, Uuid};
@@ -162,6 +162,12 @@ pub fn peek<E: fmt::Display>(read: Read<'_, E>, placement: Placement, file_bytes
         let bytes = area.unit(offset?)?;
         Locator::decode(&bytes, copy as u32).ok()?.1
     })
+}
+
+/// The locator that lies at `offset` as the first unit of an area, if one does.
+pub fn locator_at<E: fmt::Display>(read: Read<'_, E>, offset: u64) -> Option<Locator> {
+    let bytes = read(offset, METADATA_UNIT_BYTES).ok()?;
+    Locator::decode(&bytes, 0).ok()?.1
 }
 
 struct Area<'a, E> {

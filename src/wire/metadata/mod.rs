@@ -1,6 +1,6 @@
 //! The product's own area on a disk: what the core persists, as types ([`record`]) and as bytes.
 //!
-//! Pure functions of bytes: [`Writer`] says what to write where and in which order, [`load`] reads an area through a
+//! Pure functions of bytes: [`Writer`] says what to write where and in which order, [`load()`] reads an area through a
 //! closure. The daemon and the simulator run the same code on real and on simulated disks.
 //!
 //! | question | file |

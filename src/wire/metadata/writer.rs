@@ -1,7 +1,7 @@
 //! Plans the writes that make a record durable: which bytes go where, in which order.
 //!
-//! The plan's order is what makes every crash point safe; why is said beside each kind of record: [`super::superblock`],
-//! [`super::intents`], [`super::snapshot`]. A plan that fails at some step is left there. The next one may be planned all
+//! The plan's order is what makes every crash point safe; why is said beside each kind of record: `superblock`,
+//! `intents`, `snapshot`. A plan that fails at some step is left there. The next one may be planned all
 //! the same: a superblock always goes to the pair that does not hold the newest complete one, and its second copy is
 //! written only when the first is durable, so neither pair ever loses its last sound copy to a failure.
 
