@@ -109,3 +109,7 @@ pub const NBD_STAGING_BYTES: usize = 128 << 10;
 pub const NBD_STATUS_DESCRIPTORS_MAX: usize = 1024;
 /// Bytes taken from one NBD socket in one turn of the shard, so that no client starves the others.
 pub const NBD_TURN_BYTES_MAX: usize = 2 << 20;
+/// Time without accepting NBD clients after the kernel had no descriptor or memory for one.
+pub const NBD_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// NBD clients accepted from one listener in one turn of the shard.
+pub const NBD_ACCEPTS_PER_TURN: usize = 16;

@@ -4,4 +4,6 @@ pub mod config;
 pub mod control;
 pub mod peer;
 
+pub mod shard;
+
 pub mod cli;

@@ -1,0 +1,605 @@
+//! One client: takes bytes in, hands pieces to the core, sends answers.
+//!
+//! Nothing waits here. What can't go on (no buffer, the core is full, the client reads nothing) is left where it is,
+//! its cause noted, and tried again in a later turn; the socket stays unread meanwhile.
+
+use super::host::{Host, InFlight, Means};
+use super::socket::ClientView;
+use crate::base::ids::BufferId;
+use crate::base::limits::{
+    NBD_HANDSHAKE_TIME_MAX, NBD_SEND_TIME_MAX, NBD_STAGING_BYTES, NBD_STATUS_DESCRIPTORS_MAX, NBD_TURN_BYTES_MAX,
+    NBD_UNSENT_BYTES_MAX,
+};
+use crate::base::range::{BLOCK, ByteRange};
+use crate::base::request::{Action, Outcome, Request};
+use crate::base::time::Moment;
+use crate::io::poller::Interest;
+use crate::io::pool::{Class, Pool};
+use crate::io::stream::{Received, Stream};
+use crate::logic::export::answers::Run;
+use crate::logic::export::contexts::Context;
+use crate::logic::export::negotiation::{Negotiation, Step};
+use crate::logic::export::offer::{Offer, Payload};
+use crate::logic::export::session::{Intake, JobId, Session, StatusQuery};
+use crate::logic::export::split::{Piece, Pieces};
+use crate::logic::export::status::{self, Marks};
+use crate::wire::nbd::transmission::{HeaderStyle, allocation};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// Why a connection ends, for the log.
+pub(super) type Why = String;
+
+/// One client.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Its place among the connections, and its number.
+    id: (usize, u64),
+    peer: String,
+    since: Moment,
+    stream: Stream,
+    phase: Phase,
+    receiving: Receiving,
+    /// Buffers for the pieces of the oldest waiting request, which needs all of them before it begins.
+    reserved: VecDeque<BufferId>,
+    /// The socket may have something for us.
+    readable: bool,
+    /// Both directions are gone.
+    gone: bool,
+    /// Why no more is taken in.
+    intake: Stuck,
+    /// Why waiting pieces are not handed to the core.
+    outlet: Stuck,
+    /// What the poller watches for.
+    pub(super) watched: Interest,
+    /// Since when the client has taken nothing of what waits for it.
+    stalled: Option<Moment>,
+    requests: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Handshake(Box<Negotiation>),
+    Transmission(Box<Session>),
+    /// The handshake ended without an export; what was answered is still sent.
+    Refused(&'static str),
+}
+
+/// What the next bytes from the client are.
+#[derive(Debug)]
+enum Receiving {
+    /// An option, or a request's head.
+    Head,
+    /// The payload of a write.
+    Payload { job: JobId, part: Option<Part> },
+    /// Bytes of no use.
+    Skip(u64),
+    /// The payload of a block status.
+    StatusPayload(usize),
+    /// Nothing more is read.
+    Ended,
+}
+
+/// A part of a write's payload on its way into a buffer.
+#[derive(Debug)]
+struct Part {
+    piece: Piece,
+    range: ByteRange,
+    buffer: BufferId,
+    filled: usize,
+}
+
+/// Why something does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stuck {
+    /// It does, or has nothing to do.
+    No,
+    /// There was no buffer when the pool was in this state.
+    Buffer { frees: u64 },
+    /// The core takes no more pieces.
+    Core,
+    /// The client has enough in flight.
+    Client,
+}
+
+/// Whether to go on with the same connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Again,
+    Wait,
+}
+
+impl Connection {
+    /// A client that has just connected: greets it.
+    pub(super) fn new(id: (usize, u64), peer: String, socket: OwnedFd, now: Moment) -> io::Result<Connection> {
+        let mut stream = Stream::new(socket, NBD_STAGING_BYTES)?;
+        stream.queue_bytes(&Negotiation::greeting());
+        Ok(Connection {
+            id,
+            peer,
+            since: now,
+            stream,
+            phase: Phase::Handshake(Box::default()),
+            receiving: Receiving::Head,
+            reserved: VecDeque::new(),
+            readable: true,
+            gone: false,
+            intake: Stuck::No,
+            outlet: Stuck::No,
+            watched: Interest::NONE,
+            stalled: None,
+            requests: 0,
+        })
+    }
+
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub(super) fn is_negotiating(&self) -> bool {
+        !matches!(self.phase, Phase::Transmission(_))
+    }
+
+    /// Whether this is the connection of that place and number.
+    pub(super) fn is(&self, id: (usize, u64)) -> bool {
+        self.id == id
+    }
+
+    /// The life of the volume's cache this client's session is bound to, once it has one.
+    pub(super) fn cache_epoch(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Transmission(session) => Some(session.agreed().terms.cache_epoch),
+            Phase::Handshake(_) | Phase::Refused(_) => None,
+        }
+    }
+
+    pub(super) fn view(&self, now: Moment) -> ClientView {
+        let in_flight = match &self.phase {
+            Phase::Transmission(session) => session.in_flight(),
+            Phase::Handshake(_) | Phase::Refused(_) => 0,
+        };
+        ClientView {
+            peer: self.peer.clone(),
+            negotiating: self.is_negotiating(),
+            connected_seconds: now.since(self.since).as_secs(),
+            requests_in_flight: in_flight as u32,
+            requests: self.requests,
+            unsent_bytes: self.unsent(),
+        }
+    }
+
+    /// The poller says what the socket is ready for.
+    pub(super) fn note_ready(&mut self, readable: bool, gone: bool) {
+        self.readable |= readable;
+        self.gone |= gone;
+    }
+
+    /// Takes in what the client sent and hands pieces to the core, as far as both go in one turn.
+    pub(super) fn take_in<H: Host>(&mut self, offer: &Offer, means: &mut Means<'_, H>) -> Result<(), Why> {
+        self.intake = Stuck::No;
+        let mut budget = NBD_TURN_BYTES_MAX;
+        // What is left beyond the budget is still there in the next turn: the poller tells again.
+        while budget > 0 && self.step(offer, means, &mut budget)? == Next::Again {}
+        self.outlet = self.hand_over(means);
+        if self.gone && !self.wants_bytes() {
+            return Err("it has gone".to_owned());
+        }
+        Ok(())
+    }
+
+    fn step<H: Host>(&mut self, offer: &Offer, means: &mut Means<'_, H>, budget: &mut usize) -> Result<Next, Why> {
+        match self.receiving {
+            Receiving::Ended => Ok(Next::Wait),
+            Receiving::Payload { job, .. } => self.take_payload(job, means, budget),
+            Receiving::Skip(left) => {
+                let dropped = left.min(self.stream.staged().len() as u64);
+                self.stream.consume(dropped as usize);
+                if dropped < left {
+                    self.receiving = Receiving::Skip(left - dropped);
+                    return self.receive(means.pool, budget);
+                }
+                self.receiving = Receiving::Head;
+                self.session().skipped();
+                Ok(Next::Again)
+            }
+            Receiving::StatusPayload(bytes) => {
+                if self.stream.staged().len() < bytes {
+                    return self.receive(means.pool, budget);
+                }
+                self.receiving = Receiving::Head;
+                let Phase::Transmission(session) = &mut self.phase else { unreachable!("only sessions have payloads") };
+                let intake = session.status_payload(&self.stream.staged()[..bytes]);
+                self.stream.consume(bytes);
+                self.follow(intake, means);
+                Ok(Next::Again)
+            }
+            Receiving::Head => match self.phase {
+                Phase::Handshake(_) => self.negotiate(offer, means, budget),
+                Phase::Transmission(_) => self.take_head(means, budget),
+                Phase::Refused(_) => Ok(Next::Wait),
+            },
+        }
+    }
+
+    fn negotiate<H: Host>(&mut self, offer: &Offer, means: &mut Means<'_, H>, budget: &mut usize) -> Result<Next, Why> {
+        if self.unsent() >= NBD_UNSENT_BYTES_MAX {
+            self.intake = Stuck::Client;
+            return Ok(Next::Wait);
+        }
+        let Phase::Handshake(negotiation) = &mut self.phase else { return Ok(Next::Again) };
+        let mut answer = Vec::new();
+        let (consumed, step) = negotiation.handle(offer, self.stream.staged(), &mut answer);
+        self.stream.consume(consumed);
+        self.stream.queue_bytes(&answer);
+        match step {
+            Step::Again => {}
+            Step::More => return self.receive(means.pool, budget),
+            Step::Agreed(agreed) => {
+                self.phase = Phase::Transmission(Box::new(Session::new(agreed)));
+                let style = agreed.style;
+                tracing::info!(volume = offer.name, peer = self.peer, ?style, "a client uses the volume");
+            }
+            Step::Close(why) => {
+                self.phase = Phase::Refused(why);
+                self.receiving = Receiving::Ended;
+            }
+        }
+        Ok(Next::Again)
+    }
+
+    fn take_head<H: Host>(&mut self, means: &mut Means<'_, H>, budget: &mut usize) -> Result<Next, Why> {
+        let unsent = self.unsent();
+        let Phase::Transmission(session) = &mut self.phase else { return Ok(Next::Again) };
+        if !session.accepts(unsent) {
+            self.intake = Stuck::Client;
+            return Ok(Next::Wait);
+        }
+        let Some(head) = self.stream.staged().get(..session.head_bytes()) else {
+            return self.receive(means.pool, budget);
+        };
+        let intake = session.begin(head).map_err(|_| "it sent bytes that are no request".to_owned())?;
+        let head_bytes = head.len();
+        self.stream.consume(head_bytes);
+        self.requests += 1;
+        self.follow(intake, means);
+        Ok(Next::Again)
+    }
+
+    fn follow<H: Host>(&mut self, intake: Intake, means: &mut Means<'_, H>) {
+        self.receiving = match intake {
+            Intake::Head => Receiving::Head,
+            Intake::Write(job) => Receiving::Payload { job, part: None },
+            Intake::Skip(bytes) => Receiving::Skip(bytes),
+            Intake::StatusPayload(bytes) => Receiving::StatusPayload(bytes),
+            Intake::Status(query) => {
+                self.answer_status(&query, means);
+                Receiving::Head
+            }
+            Intake::End => Receiving::Ended,
+        };
+        self.queue_answers(means.pool);
+    }
+
+    /// Takes the payload of a write into buffers, and hands each to the core when it is full.
+    fn take_payload<H: Host>(&mut self, job: JobId, means: &mut Means<'_, H>, budget: &mut usize) -> Result<Next, Why> {
+        let Receiving::Payload { part, .. } = &mut self.receiving else { return Ok(Next::Again) };
+        let Phase::Transmission(session) = &mut self.phase else { return Ok(Next::Again) };
+        let Some(filling) = part else {
+            let Some(piece) = session.write_piece(job) else {
+                self.receiving = Receiving::Head;
+                return Ok(Next::Again);
+            };
+            let Piece::Write { range, .. } = piece else { unreachable!("a write consists of write pieces") };
+            let Some(buffer) = means.pool.allocate(piece.buffer_bytes(), Class::Client) else {
+                self.intake = Stuck::Buffer { frees: means.pool.frees() };
+                return Ok(Next::Wait);
+            };
+            *part = Some(Part { piece, range, buffer, filled: 0 });
+            return Ok(Next::Again);
+        };
+        let wanted = filling.range.length as usize;
+        if filling.filled < wanted {
+            if !self.readable && self.stream.staged().is_empty() {
+                return Ok(Next::Wait);
+            }
+            let from_socket = self.stream.staged().is_empty();
+            let start = (filling.range.offset % BLOCK) as usize;
+            let place = &mut means.pool.slice_mut(filling.buffer)[start + filling.filled..start + wanted];
+            return match self.stream.receive_into(place).map_err(|error| error.to_string())? {
+                Received::Bytes(count) => {
+                    filling.filled += count;
+                    *budget = budget.saturating_sub(count);
+                    // Less than was asked for: the socket is empty now.
+                    self.readable &= !from_socket || filling.filled == wanted;
+                    Ok(Next::Again)
+                }
+                Received::Nothing => {
+                    self.readable = false;
+                    Ok(Next::Wait)
+                }
+                Received::Closed => self.end_of_input(means.pool),
+            };
+        }
+        if !means.host.can_admit() {
+            self.intake = Stuck::Core;
+            return Ok(Next::Wait);
+        }
+        let (piece, buffer) = (filling.piece, filling.buffer);
+        *part = None;
+        session.write_piece_taken(job);
+        submit(self.id, job, piece, Some(buffer), means);
+        Ok(Next::Again)
+    }
+
+    fn receive(&mut self, pool: &mut Pool, budget: &mut usize) -> Result<Next, Why> {
+        if !self.readable {
+            return Ok(Next::Wait);
+        }
+        match self.stream.receive().map_err(|error| error.to_string())? {
+            Received::Bytes(count) => {
+                *budget = budget.saturating_sub(count);
+                // A small read has most likely emptied the socket. If not, the poller tells.
+                self.readable = count >= NBD_STAGING_BYTES / 2;
+                Ok(Next::Again)
+            }
+            Received::Nothing => {
+                self.readable = false;
+                Ok(Next::Wait)
+            }
+            Received::Closed => self.end_of_input(pool),
+        }
+    }
+
+    /// The client sends no more: what it asked for is still answered.
+    fn end_of_input(&mut self, pool: &mut Pool) -> Result<Next, Why> {
+        let receiving = std::mem::replace(&mut self.receiving, Receiving::Ended);
+        let Phase::Transmission(session) = &mut self.phase else {
+            return Err("it left during the handshake".to_owned());
+        };
+        let cut_write = match receiving {
+            Receiving::Payload { job, part } => {
+                part.into_iter().for_each(|part| pool.release(part.buffer));
+                Some(job)
+            }
+            _ => None,
+        };
+        session.end_input(cut_write);
+        Ok(Next::Wait)
+    }
+
+    /// Hands waiting pieces to the core, oldest request first. Returns why it stopped before the last.
+    fn hand_over<H: Host>(&mut self, means: &mut Means<'_, H>) -> Stuck {
+        let unsent = self.unsent();
+        let Phase::Transmission(session) = &mut self.phase else { return Stuck::No };
+        while let Some(waiting) = session.waiting(unsent) {
+            let Some(piece) = waiting.pieces.peek() else { break };
+            if !means.host.can_admit() {
+                return Stuck::Core;
+            }
+            let whole = waiting.all_or_nothing && self.reserved.is_empty();
+            if whole && !reserve(&mut self.reserved, waiting.pieces, means.pool) {
+                return Stuck::Buffer { frees: means.pool.frees() };
+            }
+            let buffer = match piece.buffer_bytes() {
+                0 => None,
+                bytes => {
+                    let buffer = self.reserved.pop_front().or_else(|| means.pool.allocate(bytes, Class::Client));
+                    if buffer.is_none() {
+                        return Stuck::Buffer { frees: means.pool.frees() };
+                    }
+                    buffer
+                }
+            };
+            if let (Piece::WriteOfZeroes { range, .. }, Some(buffer)) = (piece, buffer) {
+                let start = (range.offset % BLOCK) as usize;
+                means.pool.slice_mut(buffer)[start..start + range.length as usize].fill(0);
+            }
+            session.waiting_taken(waiting.job);
+            submit(self.id, waiting.job, piece, buffer, means);
+        }
+        Stuck::No
+    }
+
+    fn answer_status<H: Host>(&mut self, query: &StatusQuery, means: &mut Means<'_, H>) {
+        // A marked part and an unmarked one make two descriptors.
+        let (most, asked) =
+            if query.one { (1, 2) } else { (NBD_STATUS_DESCRIPTORS_MAX, NBD_STATUS_DESCRIPTORS_MAX / 2) };
+        self.session().answer_status(query, |context, out| match context {
+            Context::Allocation => {
+                let mut marks = Marks::found(query.range, means.host.holes(query.range, asked), asked);
+                marks.remove(means.pieces.being_zeroed());
+                status::describe(query.range, &marks, allocation::HOLE | allocation::ZERO, most, out);
+            }
+            Context::Dirty => {
+                let marks = Marks::found(query.range, means.host.dirty(query.range, asked), asked);
+                status::describe(query.range, &marks, 1, most, out);
+            }
+        });
+    }
+
+    /// One of this client's pieces is settled.
+    pub(super) fn settle(&mut self, piece: &InFlight, outcome: Outcome, pool: &mut Pool) {
+        if outcome.is_err() {
+            // The request these buffers were for may be the one that failed.
+            self.reserved.drain(..).for_each(|buffer| pool.release(buffer));
+        }
+        let session = self.session();
+        match (piece.piece, piece.buffer) {
+            (Piece::Read(range), Some(buffer)) => {
+                let payload = payload_of(range, buffer);
+                let saves = session.agreed().style != HeaderStyle::Simple && range.length >= BLOCK;
+                let all_zero = saves && outcome.is_ok() && is_zero(bytes_of(payload, pool));
+                session.settle_read(piece.job, range, payload, outcome, all_zero, |buffer| pool.release(buffer));
+            }
+            (other, _) => session.settle(piece.job, offset_of(&other), outcome, |buffer| pool.release(buffer)),
+        }
+        self.queue_answers(pool);
+    }
+
+    /// Moves answers to the socket's queue, which holds their buffers until they are sent.
+    fn queue_answers(&mut self, pool: &mut Pool) {
+        let Phase::Transmission(session) = &mut self.phase else { return };
+        let stream = &mut self.stream;
+        session.answers().take(|run| match run {
+            Run::Own(bytes) => stream.queue_bytes(bytes),
+            Run::Pool(payload) => {
+                stream.queue_buffer(pool, payload.buffer, payload.start, payload.length);
+                pool.release(payload.buffer);
+            }
+        });
+    }
+
+    /// Sends what the client takes. Tells when the connection is over.
+    pub(super) fn send(&mut self, now: Moment, pool: &mut Pool) -> Result<(), Why> {
+        let before = self.stream.queued_bytes();
+        if before > 0 {
+            self.stream.send(pool).map_err(|error| error.to_string())?;
+            let left = self.stream.queued_bytes();
+            self.stalled = match left {
+                0 => None,
+                _ if left < before => Some(now),
+                _ => self.stalled.or(Some(now)),
+            };
+        }
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            return Err(match self.phase {
+                Phase::Handshake(_) => "it did not finish the handshake in time".to_owned(),
+                _ => "it has stopped reading its answers".to_owned(),
+            });
+        }
+        match &self.phase {
+            Phase::Transmission(session) if session.is_broken() => {
+                Err("a read failed after its answer had begun".to_owned())
+            }
+            Phase::Transmission(session) if session.is_finished() && self.stream.queued_bytes() == 0 => {
+                Err("it has left".to_owned())
+            }
+            Phase::Refused(why) if self.stream.queued_bytes() == 0 => Err((*why).to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// When something must happen at the latest.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        match self.phase {
+            Phase::Handshake(_) => Some(self.since + NBD_HANDSHAKE_TIME_MAX),
+            _ => self.stalled.map(|stalled| stalled + NBD_SEND_TIME_MAX),
+        }
+    }
+
+    /// What to watch the socket for.
+    pub(super) fn interest(&self) -> Interest {
+        self.stream.interest(self.wants_bytes())
+    }
+
+    fn wants_bytes(&self) -> bool {
+        self.intake == Stuck::No && !matches!(self.receiving, Receiving::Ended)
+    }
+
+    /// Whether something can be done although nothing has come in.
+    pub(super) fn has_more(&self, can_admit: bool, pool: &Pool) -> bool {
+        let freed = |stuck| match stuck {
+            Stuck::No | Stuck::Client => false,
+            Stuck::Buffer { frees } => pool.frees() > frees,
+            Stuck::Core => can_admit,
+        };
+        let unsent = self.unsent();
+        let window_opened = match &self.phase {
+            Phase::Transmission(session) => {
+                (self.intake == Stuck::Client && session.accepts(unsent))
+                    || (self.outlet == Stuck::No && session.waiting(unsent).is_some())
+            }
+            Phase::Handshake(_) => self.intake == Stuck::Client && unsent < NBD_UNSENT_BYTES_MAX,
+            Phase::Refused(_) => false,
+        };
+        window_opened || freed(self.intake) || freed(self.outlet)
+    }
+
+    /// Gives back everything this connection holds. Its pieces with the core settle without it.
+    pub(super) fn close(&mut self, pool: &mut Pool) {
+        self.stream.discard(pool);
+        self.reserved.drain(..).for_each(|buffer| pool.release(buffer));
+        if let Receiving::Payload { part: Some(part), .. } = std::mem::replace(&mut self.receiving, Receiving::Ended) {
+            pool.release(part.buffer);
+        }
+        if let Phase::Transmission(session) = &mut self.phase {
+            session.abandon(|buffer| pool.release(buffer));
+        }
+    }
+
+    fn unsent(&self) -> u64 {
+        self.stream.queued_bytes() as u64
+    }
+
+    fn session(&mut self) -> &mut Session {
+        match &mut self.phase {
+            Phase::Transmission(session) => session,
+            Phase::Handshake(_) | Phase::Refused(_) => unreachable!("only a client that chose the export has requests"),
+        }
+    }
+}
+
+/// Hands one piece to the core.
+fn submit<H: Host>(
+    connection: (usize, u64),
+    job: JobId,
+    piece: Piece,
+    buffer: Option<BufferId>,
+    means: &mut Means<'_, H>,
+) {
+    let with_buffer = || buffer.expect("a piece with bytes has a buffer");
+    let action = match piece {
+        Piece::Read(range) => Action::Read { range, buffer: with_buffer() },
+        Piece::Write { range, fua } | Piece::WriteOfZeroes { range, fua } => {
+            Action::Write { range, buffer: with_buffer(), fua }
+        }
+        Piece::Zero { range, unmap, fua } => Action::Zero { range, unmap, fua },
+        Piece::Flush => Action::Flush,
+    };
+    let ours = matches!(piece, Piece::Read(_));
+    let id = means.pieces.add(InFlight { connection, job, piece, buffer: buffer.filter(|_| ours) });
+    means.host.submit(Request { id, action });
+}
+
+/// Allocates a buffer for each of the pieces, or none at all.
+fn reserve(reserved: &mut VecDeque<BufferId>, pieces: Pieces, pool: &mut Pool) -> bool {
+    for piece in pieces {
+        match pool.allocate(piece.buffer_bytes(), Class::Client) {
+            Some(buffer) => reserved.push_back(buffer),
+            None => {
+                reserved.drain(..).for_each(|buffer| pool.release(buffer));
+                return false;
+            }
+        }
+    }
+    true
+}
+
+fn payload_of(range: ByteRange, buffer: BufferId) -> Payload {
+    Payload { buffer, start: (range.offset % BLOCK) as usize, length: range.length as usize }
+}
+
+fn bytes_of(payload: Payload, pool: &Pool) -> &[u8] {
+    &pool.slice(payload.buffer)[payload.start..payload.start + payload.length]
+}
+
+/// Where a piece other than a read begins, for the error that names the place.
+fn offset_of(piece: &Piece) -> u64 {
+    match piece {
+        Piece::Read(range) => range.offset,
+        Piece::Write { range, .. } | Piece::WriteOfZeroes { range, .. } | Piece::Zero { range, .. } => range.offset,
+        Piece::Flush => 0,
+    }
+}
+
+/// Whether all bytes are zero; usually the first few tell that they are not.
+fn is_zero(bytes: &[u8]) -> bool {
+    const STRIDE: usize = 64;
+    let (strides, rest) = bytes.as_chunks::<STRIDE>();
+    strides.iter().all(|stride| *stride == [0; STRIDE]) && rest.iter().all(|byte| *byte == 0)
+}

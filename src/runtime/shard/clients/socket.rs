@@ -1,0 +1,107 @@
+//! Listening and connected sockets of either kind.
+
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+/// Idle time after which the kernel asks whether a TCP client is still there, and between two such questions, in
+/// seconds. A client whose machine lost power is gone after about ten of them.
+const KEEPALIVE_SECONDS: u32 = 30;
+
+/// A socket clients connect to, bound already.
+#[derive(Debug)]
+pub enum NbdListener {
+    /// On this machine.
+    Unix(UnixListener),
+    /// Over the network.
+    Tcp(TcpListener),
+}
+
+/// A connected client.
+#[derive(Debug)]
+pub enum NbdStream {
+    /// On this machine.
+    Unix(UnixStream),
+    /// Over the network.
+    Tcp(TcpStream),
+}
+
+/// One client, for status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientView {
+    /// Who it is: an address, or a process on this machine.
+    pub peer: String,
+    /// It has not chosen the export yet.
+    pub negotiating: bool,
+    /// How long it has been connected.
+    pub connected_seconds: u64,
+    /// Requests taken and not answered.
+    pub requests_in_flight: u32,
+    /// Requests taken in all.
+    pub requests: u64,
+    /// Bytes of answers it has not read yet.
+    pub unsent_bytes: u64,
+}
+
+impl NbdListener {
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            NbdListener::Unix(listener) => listener.set_nonblocking(true),
+            NbdListener::Tcp(listener) => listener.set_nonblocking(true),
+        }
+    }
+
+    /// The next client, or `None` when none waits.
+    pub(super) fn accept(&self) -> io::Result<Option<NbdStream>> {
+        let accepted = match self {
+            NbdListener::Unix(listener) => listener.accept().map(|(stream, _)| NbdStream::Unix(stream)),
+            NbdListener::Tcp(listener) => listener.accept().map(|(stream, _)| NbdStream::Tcp(stream)),
+        };
+        match accepted {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            // The client left before it was taken; there may be another.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
+                self.accept()
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for NbdListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            NbdListener::Unix(listener) => listener.as_fd(),
+            NbdListener::Tcp(listener) => listener.as_fd(),
+        }
+    }
+}
+
+impl NbdStream {
+    /// Who the client is, and its socket, set up for requests and answers.
+    pub(super) fn prepare(self) -> io::Result<(String, OwnedFd)> {
+        use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+        match self {
+            NbdStream::Unix(stream) => {
+                let peer = match getsockopt(&stream, sockopt::PeerCredentials) {
+                    Ok(credentials) if credentials.pid() > 0 => {
+                        format!("process {} on this machine", credentials.pid())
+                    }
+                    _ => "a process on this machine".to_owned(),
+                };
+                Ok((peer, stream.into()))
+            }
+            NbdStream::Tcp(stream) => {
+                let peer = stream.peer_addr()?.to_string();
+                stream.set_nodelay(true)?;
+                setsockopt(&stream, sockopt::KeepAlive, &true)?;
+                setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE_SECONDS)?;
+                setsockopt(&stream, sockopt::TcpKeepInterval, &KEEPALIVE_SECONDS)?;
+                Ok((peer, stream.into()))
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The thread of one volume.
+
+pub mod clients;
