@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Version of everything in this file. A peer with another one is refused with both numbers named.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// Bit of [`Descriptor::features`]: this node wants [`Message::Received`] for the frames it sends.
+pub const FEATURE_RECEIPTS: u64 = 1;
+
 /// What a node tells of itself when a session begins. The handshake decision is a pure function of two of these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
@@ -235,6 +238,11 @@ pub enum Message {
         op: OpId,
         /// Block-aligned range.
         range: ByteRange,
+    },
+    /// The read found nothing but zeroes.
+    ReadZeroes {
+        /// The asker's operation.
+        op: OpId,
     },
     /// The read failed at the secondary too.
     ReadFailed {

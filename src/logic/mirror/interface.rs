@@ -246,6 +246,14 @@ pub enum Effect {
         /// The piece.
         request: RequestIdAndOutcome,
     },
+    /// Copy a buffer's bytes over another of the same size, or fill it with zeroes. Carried out at once, before any
+    /// later effect of the same batch.
+    Copy {
+        /// Where from; `None` for zeroes.
+        from: Option<BufferId>,
+        /// Where to.
+        to: BufferId,
+    },
     /// The core needs this buffer no longer.
     Release {
         /// The buffer.

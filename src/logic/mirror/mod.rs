@@ -2,6 +2,9 @@
 
 pub mod interface;
 
+mod lock;
+mod marks;
+
 mod core;
 
 pub use self::core::Mirror;

@@ -1,0 +1,92 @@
+//! Switches that break one safety rule each, so that the simulator can prove it would notice.
+//! Without feature `mutants` there is only the sound core, and every question below is a constant `false`.
+
+/// One broken rule. The names are those of the design's rules, with a letter where a rule has several places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mutation {
+    /// A write leaves before its region's intent is durable.
+    R1,
+    /// Intents are cleared as soon as their writes are complete, flushed or not.
+    R2a,
+    /// A resync ends without flushing the source's disk.
+    R2b,
+    /// A primary goes on alone without flushing first.
+    R3a,
+    /// A resync target joins without flushing first.
+    R3b,
+    /// A secondary takes over without flushing first.
+    R3c,
+    /// A primary acknowledges alone before its new generation is durable.
+    R4,
+    /// A primary that lost a session after the peer adopted its generation goes on with the same one.
+    R5,
+    /// On equal generations the last primary is the source, whoever kept its memory.
+    R6,
+    /// The target's marks are not united with the source's.
+    R7,
+    /// Reads do not wait for writes under way.
+    R8,
+    /// A takeover after a reboot is not declared to the clients.
+    R9,
+    /// A block counts as stable once the peer has written it, flushed or not.
+    R10,
+    /// Exact recovery is done although writes were not gated by receipts.
+    R11,
+    /// Unreadable maps count as empty ones.
+    R12,
+    /// Frames in flight may overlap.
+    R13,
+    /// A buffer is given back when the local disk has it, although the peer's leg is still to be sent.
+    R14,
+}
+
+impl Mutation {
+    /// All of them, for tests that go through the list.
+    pub const ALL: [Mutation; 17] = [
+        Mutation::R1,
+        Mutation::R2a,
+        Mutation::R2b,
+        Mutation::R3a,
+        Mutation::R3b,
+        Mutation::R3c,
+        Mutation::R4,
+        Mutation::R5,
+        Mutation::R6,
+        Mutation::R7,
+        Mutation::R8,
+        Mutation::R9,
+        Mutation::R10,
+        Mutation::R11,
+        Mutation::R12,
+        Mutation::R13,
+        Mutation::R14,
+    ];
+}
+
+/// The rules a core goes by: all of them, but for a mutant.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    #[cfg(feature = "mutants")]
+    broken: Option<Mutation>,
+}
+
+impl Rules {
+    /// All but one.
+    #[cfg(feature = "mutants")]
+    pub fn without(mutation: Mutation) -> Rules {
+        Rules { broken: Some(mutation) }
+    }
+
+    /// Whether this rule is broken on purpose.
+    #[cfg(feature = "mutants")]
+    pub fn broken(&self, mutation: Mutation) -> bool {
+        self.broken == Some(mutation)
+    }
+
+    /// Whether this rule is broken on purpose.
+    #[cfg(not(feature = "mutants"))]
+    #[inline(always)]
+    pub fn broken(&self, _mutation: Mutation) -> bool {
+        false
+    }
+}
