@@ -46,8 +46,9 @@ pub struct Lineage {
     pub history: Vec<Generation>,
 }
 
-/// A broken finalize leaves the peer on either of two generations, so marks may be relative to two.
-pub const BASES_MAX: usize = 2;
+/// A broken finalize leaves the peer on either of two generations, and a restart forgets which; beyond this many the
+/// disks are compared instead.
+pub const BASES_MAX: usize = 4;
 
 /// How the contents of two disks, `ours` and `theirs`, relate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,8 +91,10 @@ impl Lineage {
     /// Begins a new generation: the old one joins the history and becomes what the marks are relative to,
     /// beside `also` when a broken finalize left the peer on one of two.
     pub fn bump(&mut self, new: Generation, bases: Vec<Generation>) {
-        assert!(bases.len() <= BASES_MAX, "marks are relative to at most two generations");
-        self.history.insert(0, self.current);
+        assert!(bases.len() <= BASES_MAX, "marks are relative to a bounded number of generations");
+        if self.current != Generation::NONE {
+            self.history.insert(0, self.current);
+        }
         self.history.dedup();
         self.history.truncate(HISTORY_MAX);
         self.current = new;

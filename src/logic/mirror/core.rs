@@ -1,51 +1,490 @@
-//! The core's outer face.
+//! The core's state and its outer face: one call in, effects out.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `core` | the state; who gets which input |
+//! | `request` | a client's piece, from lock to reply |
+//! | `flush` | flush cycles and what they make stable |
+//! | `door` | going on alone, taking over, giving authority |
+//! | `session` | a session's life up to the decision |
+//! | `source`, `chunk` | a resync's giving side |
+//! | `target` | what the receiving side applies |
+//! | `command` | the operator |
+//! | `failure` | disks that fail |
+//! | `housekeeping` | time |
+//! | `view` | what is shown |
 
-use super::interface::{Effect, Identity, Input, Serving, Settings};
-use crate::base::range::ByteRange;
+use super::chunk::Chunk;
+use super::command::Pending;
+use super::door::Door;
+use super::flush::Flushing;
+use super::handshake;
+use super::housekeeping::Timers;
+use super::intents::Intents;
+use super::interface::{Completion, Effect, Identity, Input, Note, Serving, Settings};
+use super::lock::RangeLock;
+use super::marks::{Marks, Unstable};
+use super::mutation::Rules;
+use super::rate::Governor;
+use super::request::Slot;
+use super::session::Session;
+use super::slab::{Key, Slab};
+use super::source::Finished;
+use super::target::Applying;
+use super::verify::Verify;
+use crate::base::error::DiskError;
+use crate::base::generation::{Generation, Lineage};
+use crate::base::ids::{Epoch, OpId};
+use crate::base::limits::PIECES_IN_FLIGHT_MAX;
+use crate::base::range::{BLOCK_SHIFT, ByteRange};
+use crate::base::state::{DiskState, Role};
 use crate::base::time::Moment;
-use crate::base::view::VolumeView;
-use crate::wire::metadata::record::Loaded;
+use crate::wire::message::Descriptor;
+use crate::wire::metadata::record::{Loaded, Record, Superblock};
+use std::collections::{BTreeSet, VecDeque};
 
 /// The mirror core of one volume on one node.
-pub struct Mirror {}
+pub struct Mirror {
+    pub(super) settings: Settings,
+    pub(super) identity: Identity,
+    pub(super) rules: Rules,
+    /// The last moment heard of.
+    pub(super) now: Moment,
+    pub(super) random: Random,
+    /// Disk and metadata operations under way.
+    pub(super) ops: Slab<Op>,
+    pub(super) role: Role,
+    /// The local disk's worth, and why.
+    pub(super) disk: DiskState,
+    pub(super) disk_reason: Option<String>,
+    /// Bytes the local disk can hold.
+    pub(super) capacity_bytes: u64,
+    /// What is durable of this node, as it will be after the persists under way.
+    pub(super) superblock: Superblock,
+    /// Acknowledged, unflushed writes may have been lost since this node last served or joined (rule R9).
+    pub(super) cache_lost: bool,
+    pub(super) marks: Marks,
+    /// The marks on disk could not be read; everything must be compared.
+    pub(super) maps_unreadable: bool,
+    /// At the primary: sent and not durable at the secondary. At the secondary: received and not durable at the primary.
+    pub(super) unstable: Unstable,
+    pub(super) intents: Intents,
+    /// Generations the peer may hold such that our marks cover every difference.
+    pub(super) cover: Vec<Generation>,
+    pub(super) lock: RangeLock<Owner>,
+    /// Client pieces, and the peer's while this node is its authority.
+    pub(super) slots: Slab<Slot>,
+    /// Resync and verify chunks.
+    pub(super) chunks: Slab<Chunk>,
+    pub(super) verify: Option<Verify>,
+    /// Mutations that wait for an intent page.
+    pub(super) intent_waiters: Vec<Key>,
+    /// Order of the last mutation that left for either disk.
+    pub(super) sequence: u64,
+    /// Orders whose local leg is not done.
+    pub(super) unfinished: BTreeSet<u64>,
+    pub(super) flushing: Flushing,
+    pub(super) door: Door,
+    pub(super) session: Option<Session>,
+    pub(super) applying: Applying,
+    /// A sentence on the last session's end, for status.
+    pub(super) link_reason: Option<String>,
+    /// The last decision's rule.
+    pub(super) rule: Option<handshake::Rule>,
+    /// The peer's process was gone right when the last session ended: it can't have gone on alone.
+    pub(super) peer_gone: bool,
+    /// The last session was joined when it ended.
+    pub(super) was_joined: bool,
+    pub(super) pending: Pending,
+    pub(super) finished: Finished,
+    pub(super) governor: Governor,
+    pub(super) timers: Timers,
+    /// Snapshots taken so far.
+    pub(super) snapshots: u64,
+    /// When requests began to be held, and why.
+    pub(super) held_since: Option<(Moment, String)>,
+    /// Client reads the local disk failed.
+    pub(super) read_errors: u64,
+    pub(super) ready: VecDeque<Key>,
+}
+
+/// Whom the range lock tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A piece.
+    Slot(Key),
+    /// A chunk of a resync or verify.
+    Chunk(Key),
+}
+
+/// What an operation under way is for.
+#[derive(Clone, Debug)]
+pub(super) enum Op {
+    /// Filling in the ends of an unaligned write.
+    Fill(Key),
+    /// A client's read.
+    Read(Key),
+    /// Putting back what the peer had and the local disk could not read.
+    Repair(Key),
+    /// The local leg of a mutation.
+    Write(Key),
+    /// A frame of the peer.
+    Apply(Key),
+    /// Checksums for the peer.
+    PeerDigest(Key),
+    /// A flush before a promise to the peer.
+    Barrier(u64),
+    /// The local part of a flush cycle.
+    Cycle(u64),
+    /// The flush before going on alone or taking over.
+    Door,
+    /// The source's flush at the end of a resync.
+    SourceFlush,
+    /// A resync chunk's read, checksum or question for holes.
+    Chunk(Key),
+    /// The question for holes ahead of the resync's cursor.
+    Holes(ByteRange),
+    /// A page of the intent map.
+    Intents,
+    /// A snapshot of the maps.
+    Snapshot(u64),
+    /// A superblock, and what follows.
+    Superblock(After),
+}
+
+/// What follows when a superblock is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// Nothing.
+    Nothing,
+    /// This node is primary.
+    Promoted,
+    /// This node is secondary.
+    Demoted,
+    /// A stale primary stepped down during the handshake; the plan goes on.
+    SteppedDown,
+    /// The door is open.
+    DoorOpen,
+    /// The source may tell the target to begin.
+    SourceBegun,
+    /// The target is ready.
+    TargetBegun,
+    /// The target adopted the source's generation.
+    Adopted,
+    /// The source has joined.
+    SourceJoined,
+    /// The target has joined.
+    TargetJoined,
+    /// Connect again: the operator's wish is durable.
+    Wish,
+    /// Stopped in order.
+    Stopped,
+}
+
+/// A small generator for generation nonces and jitter; seeded from outside (splitmix64).
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
 
 impl Mirror {
     /// A core whose disk holds `loaded`, or that has no disk. Starts as secondary.
-    pub fn new(_settings: Settings, _identity: Identity, _loaded: Option<Loaded>) -> Mirror {
-        Mirror {}
+    pub fn new(settings: Settings, identity: Identity, loaded: Option<Loaded>) -> Mirror {
+        let superblock = blank_superblock(&settings);
+        let mut mirror = Mirror {
+            random: Random(identity.seed),
+            rules: Rules::default(),
+            now: Moment(0),
+            ops: Slab::default(),
+            role: Role::Secondary,
+            disk: DiskState::Diskless,
+            disk_reason: None,
+            capacity_bytes: 0,
+            cache_lost: false,
+            marks: Marks::default(),
+            maps_unreadable: false,
+            unstable: Unstable::default(),
+            intents: Intents::new(superblock.region_shift, 0, Default::default()),
+            cover: Vec::new(),
+            superblock,
+            lock: RangeLock::default(),
+            slots: Slab::default(),
+            chunks: Slab::default(),
+            verify: None,
+            intent_waiters: Vec::new(),
+            sequence: 0,
+            unfinished: BTreeSet::new(),
+            flushing: Flushing::default(),
+            door: Door::Closed,
+            session: None,
+            applying: Applying::default(),
+            link_reason: None,
+            rule: None,
+            peer_gone: false,
+            was_joined: false,
+            pending: Pending::default(),
+            finished: Finished::default(),
+            governor: Governor::new(&settings),
+            timers: Timers::default(),
+            snapshots: 0,
+            held_since: None,
+            read_errors: 0,
+            ready: VecDeque::new(),
+            settings,
+            identity,
+        };
+        if let Some(loaded) = loaded {
+            mirror.adopt_disk(loaded);
+        }
+        mirror
+    }
+
+    /// The same core with one rule broken, for the simulator.
+    #[cfg(feature = "mutants")]
+    pub fn with_mutation(mut self, mutation: super::mutation::Mutation) -> Mirror {
+        self.rules = Rules::without(mutation);
+        if mutation == super::mutation::Mutation::R13 {
+            self.lock.break_open();
+        }
+        self
+    }
+
+    /// Takes what was found on a disk as this node's own.
+    pub(super) fn adopt_disk(&mut self, loaded: Loaded) {
+        let superblock = loaded.superblock;
+        self.capacity_bytes = loaded.capacity_bytes;
+        self.disk = superblock.disk;
+        self.disk_reason =
+            loaded.superblock_suspect.then(|| "its metadata was damaged or made for another disk".into());
+        let foreign_boot = match superblock.join {
+            Some(join) => join.boot != self.identity.boot,
+            None => superblock.primary_epoch > Epoch(0),
+        };
+        self.cache_lost = foreign_boot && !superblock.clean;
+        let size = if superblock.committed_bytes > 0 { superblock.committed_bytes } else { loaded.capacity_bytes };
+        self.intents = Intents::new(superblock.region_shift, size, loaded.intents);
+        self.marks = Marks { dirty: loaded.dirty, suspect: loaded.suspect, intents: self.intents.blocks() };
+        self.marks.truncate((size >> BLOCK_SHIFT) as u32);
+        self.maps_unreadable = loaded.maps_unreadable || loaded.superblock_suspect || superblock.suspect;
+        self.snapshots = superblock.snapshot.unwrap_or(0);
+        self.cover = superblock.lineage.bases.clone();
+        self.cover.insert(0, superblock.lineage.current);
+        self.superblock = superblock;
+        self.superblock.suspect |= loaded.superblock_suspect;
+        self.superblock.role = Role::Secondary;
+        self.superblock.clean = false;
     }
 
     /// Takes one input and appends what is to be done.
-    pub fn handle(&mut self, _now: Moment, _input: Input, _out: &mut Vec<Effect>) {}
+    pub fn handle(&mut self, now: Moment, input: Input, out: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Request(request) => self.admit(request, out),
+            Input::DiskDone { op, result } => self.disk_done(op, result, out),
+            Input::Persisted { op, result } => self.persisted(op, result, out),
+            Input::LinkUp { session } => self.link_up(session, out),
+            Input::LinkDown { session, reason } => self.link_down(session, reason, out),
+            Input::Frame { session, frame } => self.frame(session, frame, out),
+            Input::PeerProbed { refused } => self.peer_probed(refused),
+            Input::Command { id, command } => self.command(id, command, out),
+            Input::Attach { id, loaded } => self.attach(id, *loaded, out),
+            Input::Stop => self.stop(out),
+            Input::Tick => self.tick(out),
+        }
+        self.run_ready(out);
+    }
 
-    /// Ends a batch of inputs: sends what was gathered (receipts, acknowledgements).
-    pub fn settle(&mut self, _now: Moment, _out: &mut Vec<Effect>) {}
+    /// Ends a batch of inputs: sends what was gathered (receipts, acknowledgements), goes on with what could wait.
+    pub fn settle(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        self.settle_target(out);
+        self.pump_resync(out);
+        self.run_ready(out);
+    }
 
     /// When [`Input::Tick`] is wanted at the latest.
     pub fn next_deadline(&self) -> Option<Moment> {
-        None
+        Some(self.timers.next(self))
     }
 
     /// Whether another client piece may be handed in.
     pub fn can_admit(&self) -> bool {
-        false
+        self.slots.len() < PIECES_IN_FLIGHT_MAX
+    }
+
+    /// The highest epoch this node has seen. Data frames of a lower one are stale and must not touch a disk.
+    pub fn epoch(&self) -> Epoch {
+        self.superblock.seen_epoch
     }
 
     /// What this node serves, if it serves.
     pub fn serving(&self) -> Option<Serving> {
-        None
-    }
-
-    /// The whole visible state.
-    pub fn view(&self, _now: Moment) -> VolumeView {
-        unimplemented!("the mirror core is being built")
-    }
-
-    /// The blocks inside `range` that differ or may differ from the peer, as block-aligned ranges in order; at most `max`.
-    pub fn dirty_ranges(&self, _range: ByteRange, _max: usize) -> Vec<ByteRange> {
-        Vec::new()
+        let durable = !self.door.is_taking_over();
+        let serves = self.role == Role::Primary && durable && self.pending.lets_clients_in();
+        let size_bytes = self.superblock.committed_bytes;
+        (serves && size_bytes > 0).then_some(Serving { size_bytes, cache_epoch: self.superblock.cache_epoch })
     }
 
     /// Checks invariants too dear for every call; panics on our own bugs.
-    pub fn check(&self) {}
+    pub fn check(&self) {
+        assert!(self.lock.is_sound(), "no two conflicting ranges are under way");
+        if self.role == Role::Primary {
+            let fit = matches!(self.disk, DiskState::UpToDate | DiskState::Diskless);
+            assert!(fit, "a primary serves from an up-to-date disk or forwards, not from {}", self.disk);
+        }
+        if let Some(session) = &self.session {
+            assert!(!(self.role == Role::Primary && session.is_target()), "a primary is never the target of a resync");
+        }
+        for (_, slot) in self.slots.iter() {
+            slot.check();
+        }
+    }
+
+    fn disk_done(&mut self, op: OpId, result: Result<Completion, DiskError>, out: &mut Vec<Effect>) {
+        let op = self.ops.remove(Key::of(op.0)).expect("an operation is answered once");
+        let done = result.as_ref().map(|_| ()).map_err(|error| *error);
+        match op {
+            Op::Fill(key) => self.filled(key, done, out),
+            Op::Read(key) => self.read_done(key, result, out),
+            Op::Repair(key) => self.repaired(key, done, out),
+            Op::Write(key) => self.local_written(key, done, out),
+            Op::Apply(key) => self.applied(key, done, out),
+            Op::PeerDigest(key) => self.peer_digested(key, result, out),
+            Op::Barrier(number) => self.barrier_flushed(number, done, out),
+            Op::Cycle(number) => self.cycle_flushed_here(number, done, out),
+            Op::Door => self.door_flushed(done, out),
+            Op::SourceFlush => self.source_flushed(done, out),
+            Op::Chunk(key) => self.chunk_done(key, result, out),
+            Op::Holes(range) => self.holes_found(range, result, out),
+            Op::Intents | Op::Snapshot(_) | Op::Superblock(_) => unreachable!("a record is answered by Persisted"),
+        }
+    }
+
+    fn persisted(&mut self, op: OpId, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
+        let op = self.ops.remove(Key::of(op.0)).expect("a record is answered once");
+        if let Err(error) = result {
+            self.metadata_failed(op, error, out);
+            return;
+        }
+        match op {
+            Op::Intents => self.intents_written(out),
+            Op::Snapshot(sequence) => self.snapshot_written(sequence, out),
+            Op::Superblock(after) => self.superblock_written(after, out),
+            other => unreachable!("{other:?} is answered by DiskDone"),
+        }
+    }
+
+    fn superblock_written(&mut self, after: After, out: &mut Vec<Effect>) {
+        match after {
+            After::Nothing => {}
+            After::Promoted => self.promoted(out),
+            After::Demoted => self.demoted(out),
+            After::SteppedDown => self.stepped_down(out),
+            After::DoorOpen => self.door_opened(out),
+            After::SourceBegun => self.source_persisted(out),
+            After::TargetBegun => self.target_persisted(out),
+            After::Adopted => self.adopted_here(out),
+            After::SourceJoined => self.source_joined(out),
+            After::TargetJoined => self.target_joined(out),
+            After::Wish => self.reconnect("the operator asked for it", out),
+            After::Stopped => self.stopped(out),
+        }
+    }
+
+    /// Hands out a disk operation.
+    pub(super) fn disk_op(&mut self, op: Op, io: super::interface::DiskIo, out: &mut Vec<Effect>) {
+        let op = OpId(self.ops.insert(op).number());
+        out.push(Effect::Disk { op, io });
+    }
+
+    /// Persists the superblock as it is now. Without a disk there is nothing to persist to, and what follows follows.
+    pub(super) fn persist(&mut self, after: After, out: &mut Vec<Effect>) {
+        if self.disk == DiskState::Diskless {
+            self.superblock_written(after, out);
+            return;
+        }
+        self.superblock.disk = self.disk;
+        self.superblock.role = self.role;
+        self.superblock.sequence += 1;
+        let op = OpId(self.ops.insert(Op::Superblock(after)).number());
+        out.push(Effect::Persist { op, record: Record::Superblock(Box::new(self.superblock.clone())) });
+    }
+
+    /// Whether a superblock with a consequence is being written: the state is about to change.
+    pub(super) fn is_changing(&self) -> bool {
+        self.ops.iter().any(|(_, op)| matches!(op, Op::Superblock(after) if *after != After::Nothing))
+    }
+
+    /// Size of the volume in bytes: what was agreed, or what this disk alone could hold.
+    pub(super) fn size_bytes(&self) -> u64 {
+        if self.superblock.committed_bytes > 0 { self.superblock.committed_bytes } else { self.capacity_bytes }
+    }
+
+    /// Number of blocks of the volume.
+    pub(super) fn blocks(&self) -> u32 {
+        (self.size_bytes() >> BLOCK_SHIFT) as u32
+    }
+
+    /// Agrees on the size of the volume.
+    pub(super) fn commit_size(&mut self, bytes: u64) {
+        if self.superblock.committed_bytes != bytes {
+            self.superblock.committed_bytes = bytes;
+            self.intents.resize(bytes);
+            self.marks.truncate((bytes >> BLOCK_SHIFT) as u32);
+        }
+    }
+
+    /// A generation nobody has used.
+    pub(super) fn fresh_generation(&mut self, epoch: Epoch) -> Generation {
+        // The two smallest nonces have meanings of their own.
+        Generation { epoch: epoch.0, nonce: self.random.next().max(2) }
+    }
+
+    pub(super) fn note(&self, note: Note, out: &mut Vec<Effect>) {
+        out.push(Effect::Note(note));
+    }
+
+    pub(super) fn peer_name(&self) -> &str {
+        &self.settings.node_names[self.settings.node.peer().0 as usize]
+    }
+
+    /// The peer as it described itself in this session.
+    pub(super) fn peer(&self) -> Option<&Descriptor> {
+        self.session.as_ref().and_then(|session| session.theirs.as_ref())
+    }
+}
+
+/// What a node without a disk knows of itself.
+fn blank_superblock(settings: &Settings) -> Superblock {
+    Superblock {
+        sequence: 0,
+        volume: settings.volume,
+        device: Default::default(),
+        peer_device: None,
+        node: settings.node,
+        committed_bytes: 0,
+        region_shift: crate::base::limits::REGION_SHIFT_MAX,
+        role: Role::Secondary,
+        disk: DiskState::Diskless,
+        lineage: Lineage::default(),
+        primary_epoch: Epoch(0),
+        seen_epoch: Epoch(0),
+        cache_epoch: 0,
+        join: None,
+        unfinished: None,
+        snapshot: None,
+        clean: false,
+        peer_outdated: false,
+        discard: false,
+        requested: None,
+        suspect: false,
+    }
 }

@@ -397,8 +397,8 @@ impl Case<'_> {
             _ if !readable => Some(ResyncKind::Compare),
             Basis::SourceMarks => Some(ResyncKind::Differential),
             Basis::AllMarks => {
-                let marked = self.either(|n| n.marked || (n.intents_marked && !exact))
-                    || t.disk == DiskState::Inconsistent;
+                let marked =
+                    self.either(|n| n.marked || (n.intents_marked && !exact)) || t.disk == DiskState::Inconsistent;
                 marked.then_some(ResyncKind::Differential)
             }
         };

@@ -130,7 +130,8 @@ impl Intents {
 
     /// The page being written is durable.
     pub fn page_written(&mut self) {
-        let (page, content) = self.writing.take().expect("a page was being written");
+        let (page, mut content) = self.writing.take().expect("a page was being written");
+        content.remove_range(self.regions..);
         self.durable.remove_range(page * REGIONS_PER_PAGE..(page + 1) * REGIONS_PER_PAGE);
         self.durable |= content;
     }
@@ -152,14 +153,17 @@ impl Intents {
         self.unwanted |= clearable;
     }
 
-    /// Whether any bit is set or being set.
-    pub fn is_empty(&self) -> bool {
-        self.durable.is_empty() && self.wanted.is_empty() && self.writing.is_none()
+    /// The size of the volume was agreed: regions beyond it no longer exist.
+    pub fn resize(&mut self, bytes: u64) {
+        self.regions = bytes.div_ceil(1 << self.region_shift) as u32;
+        for map in [&mut self.durable, &mut self.wanted, &mut self.unwanted] {
+            map.remove_range(self.regions..);
+        }
     }
 
-    /// Number of durable bits.
-    pub fn len(&self) -> u64 {
-        self.durable.len()
+    /// Whether no page is being written or due.
+    pub fn is_quiet(&self) -> bool {
+        self.writing.is_none() && self.wanted.is_empty() && self.unwanted.is_empty()
     }
 }
 

@@ -375,3 +375,32 @@ pub enum Note {
     /// An asynchronous volume fell behind on purpose.
     Shed,
 }
+
+/// Settings for unit tests.
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::*;
+
+    pub(crate) fn settings() -> Settings {
+        Settings {
+            name: "vol0".into(),
+            node: NodeId(0),
+            node_names: ["alpha".into(), "beta".into()],
+            volume: Uuid(7),
+            mode: Mode::Sync,
+            overflow: Overflow::Block,
+            async_bytes_max: 1 << 20,
+            async_age_max: Duration::from_secs(5),
+            receipt_gating: true,
+            exact_recovery: false,
+            remote_io_timeout: Duration::from_secs(10),
+            link_timeout: Duration::from_secs(5),
+            disk_timeout: Duration::from_secs(30),
+            suspend_max: Duration::from_secs(30),
+            intent_idle: Duration::from_secs(60),
+            resync_rate_max: 0,
+            resync_rate_min: 1 << 20,
+            latency_allowance: 1.25,
+        }
+    }
+}

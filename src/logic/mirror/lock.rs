@@ -88,14 +88,9 @@ impl<O: Copy> RangeLock<O> {
         self.free.push(ticket.0);
     }
 
-    /// Number of entries, held or waiting.
-    pub fn len(&self) -> usize {
-        self.short.len() + self.long.len()
-    }
-
-    /// Whether nothing is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Names another owner for a place just taken.
+    pub fn rename(&mut self, ticket: Ticket, owner: O) {
+        self.entries[ticket.0 as usize].as_mut().expect("the ticket was just taken").owner = owner;
     }
 
     /// Whether any two held entries conflict: never, unless broken on purpose. For `check`.

@@ -85,7 +85,8 @@ impl Marks {
     /// The first marked run at or after block `from`: its blocks, at most `most` of them, and whether they are known
     /// to differ (else suspected). A run is all of one kind.
     pub fn next_run(&self, from: u32, most: u32) -> Option<(std::ops::Range<u32>, bool)> {
-        let first = [&self.dirty, &self.suspect, &self.intents].into_iter().filter_map(|map| next_block(map, from)).min()?;
+        let first =
+            [&self.dirty, &self.suspect, &self.intents].into_iter().filter_map(|map| next_block(map, from)).min()?;
         let known = self.dirty.contains(first);
         let limit = first.saturating_add(most);
         let whole = first..limit;
@@ -117,6 +118,25 @@ impl Marks {
 /// The first set block at or after `from`.
 pub fn next_block(map: &RoaringBitmap, from: u32) -> Option<u32> {
     map.range(from..).next()
+}
+
+/// The first block at or after `from` that is not set. Finds the end of a long run in few steps.
+pub fn next_absent(map: &RoaringBitmap, from: u32) -> u32 {
+    let mut at = from;
+    let mut step = 1u32;
+    while map.contains(at) {
+        let end = at.saturating_add(step);
+        if map.contains_range(at..end) {
+            at = end;
+            step = step.saturating_mul(2);
+        } else {
+            step = (step / 2).max(1);
+        }
+        if at == u32::MAX {
+            break;
+        }
+    }
+    at
 }
 
 /// Blocks sent to the peer and not known to be durable there, by flush cycle.
@@ -232,6 +252,13 @@ mod tests {
         assert_eq!((marks.bytes(), marks.suspect_bytes()), (30 * BLOCK, 20 * BLOCK));
         marks.clear(range(0..40));
         assert!(marks.is_empty());
+    }
+
+    #[test]
+    fn the_end_of_a_run_is_found() {
+        let mut map = RoaringBitmap::new();
+        map.insert_range(5..1_000_003);
+        assert_eq!((next_absent(&map, 0), next_absent(&map, 5), next_absent(&map, 777)), (0, 1_000_003, 1_000_003));
     }
 
     #[test]

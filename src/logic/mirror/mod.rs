@@ -2,9 +2,30 @@
 
 pub mod interface;
 
+mod mutation;
+mod slab;
+
+mod intents;
 mod lock;
 mod marks;
+mod rate;
 
+pub mod handshake;
+
+mod chunk;
+mod command;
 mod core;
+mod door;
+mod failure;
+mod flush;
+mod housekeeping;
+mod leave;
+mod request;
+mod session;
+mod source;
+mod target;
+mod verify;
+mod view;
 
 pub use self::core::Mirror;
+pub use self::mutation::Mutation;

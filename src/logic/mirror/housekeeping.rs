@@ -1,0 +1,180 @@
+//! Time: what happens because nothing happened.
+
+use super::core::Mirror;
+use super::interface::Effect;
+use super::slab::Key;
+use crate::base::error::RequestError;
+use crate::base::limits::{
+    FLUSH_INTERVAL, FLUSH_WINDOW_BYTES, INTENT_SWEEP_INTERVAL, PING_INTERVAL, SNAPSHOT_INTERVAL,
+};
+use crate::base::state::{DiskState, Mode, Role};
+use crate::base::time::Moment;
+use crate::wire::message::Message;
+use std::time::Duration;
+
+/// Time between two looks while something is going on.
+const BUSY: Duration = Duration::from_millis(100);
+/// Time between two looks while nothing is.
+const IDLE: Duration = Duration::from_millis(500);
+/// Time after which blocks that a resync's source could not read are tried again.
+const UNREADABLE_RETRY: Duration = Duration::from_secs(30);
+
+/// When things were last done.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    looked: Moment,
+    snapshot: Moment,
+    /// Marked bytes when the last snapshot was taken.
+    snapshot_bytes: u64,
+    sweep: Moment,
+    unreadable: Moment,
+}
+
+impl Timers {
+    /// When the core wants to be asked again at the latest.
+    pub(super) fn next(&self, mirror: &Mirror) -> Moment {
+        let busy = !mirror.slots.is_empty() || !mirror.chunks.is_empty() || mirror.session.is_some();
+        let look = self.looked + if busy { BUSY } else { IDLE };
+        let copying = mirror.verify.is_some() || mirror.session.as_ref().is_some_and(|session| session.is_copying());
+        match mirror.governor.next() {
+            Some(tokens) if copying => look.min(tokens),
+            _ => look,
+        }
+    }
+
+    /// A snapshot is durable.
+    pub(super) fn snapshot_taken(&mut self, now: Moment) {
+        self.snapshot = now;
+    }
+}
+
+impl Mirror {
+    pub(super) fn tick(&mut self, out: &mut Vec<Effect>) {
+        if self.now.since(self.timers.looked) < BUSY / 2 {
+            return;
+        }
+        self.timers.looked = self.now;
+        self.watch_link(out);
+        self.watch_disk(out);
+        self.watch_held(out);
+        self.flush_sometimes(out);
+        self.snapshot_sometimes(out);
+        self.sweep_sometimes(out);
+        self.report_sometimes(out);
+        self.stop_step(out);
+    }
+
+    /// Pings, silence, and a peer that takes frames but does not write them.
+    fn watch_link(&mut self, out: &mut Vec<Effect>) {
+        let now = self.now;
+        let Some(session) = self.session.as_mut() else { return };
+        let silence = now.since(session.heard);
+        let unwritten = session.oldest_unwritten().map(|since| now.since(since));
+        let ping = now.since(session.pinged) >= PING_INTERVAL;
+        if ping {
+            session.pinged = now;
+        }
+        if silence >= self.settings.link_timeout {
+            let reason = format!("nothing heard from {} for {} ms", self.peer_name(), silence.as_millis());
+            self.end_session(&reason, false, out);
+        } else if self.settings.mode != Mode::Async
+            && unwritten.is_some_and(|waited| waited >= self.settings.remote_io_timeout)
+        {
+            let reason = format!("{} did not write a frame for {} s", self.peer_name(), silence_seconds(unwritten));
+            self.end_session(&reason, false, out);
+        } else if ping {
+            self.send(Message::Ping { token: now.0 }, out);
+        }
+    }
+
+    /// A local disk that does not answer.
+    fn watch_disk(&mut self, out: &mut Vec<Effect>) {
+        let limit = self.settings.disk_timeout;
+        if limit.is_zero() || self.disk == DiskState::Diskless {
+            return;
+        }
+        let hung = self
+            .slots
+            .iter()
+            .any(|(_, slot)| slot.waits_for_disk_since().is_some_and(|at| self.now.since(at) >= limit));
+        if hung {
+            self.disk_failed("an operation", crate::base::error::DiskError::TimedOut, out);
+        }
+    }
+
+    /// Requests that neither disk serves fail after a while: applications can bear an error, not silence for ever.
+    fn watch_held(&mut self, out: &mut Vec<Effect>) {
+        let Some((since, _)) = &self.held_since else { return };
+        if self.now.since(*since) < self.settings.suspend_max {
+            return;
+        }
+        self.fail_flushes(RequestError::Io, out);
+        let keys: Vec<Key> = self.slots.keys();
+        for key in keys {
+            if let Some(slot) = self.slots.get_mut(key)
+                && slot.locked
+                && slot.failed.is_none()
+            {
+                slot.failed = Some(RequestError::Io);
+                self.conclude(key, out);
+            }
+        }
+    }
+
+    /// Bounds what is unstable, and with it what a crash leaves to compare.
+    fn flush_sometimes(&mut self, out: &mut Vec<Effect>) {
+        let due = self.now.since(self.flushing.began) >= FLUSH_INTERVAL || self.unstable.bytes() >= FLUSH_WINDOW_BYTES;
+        let sends = self.session.as_ref().is_some_and(|session| session.mirrors());
+        let wanted = self.role == Role::Primary || self.session.as_ref().is_some_and(|session| session.is_copying());
+        if due && sends && wanted && self.flushing.is_idle() && !self.unstable.is_empty() {
+            self.start_cycle(out);
+        }
+    }
+
+    /// While not in sync, keeps the exact record of what differs durable beside the coarse one.
+    fn snapshot_sometimes(&mut self, out: &mut Vec<Effect>) {
+        let due = self.now.since(self.timers.snapshot) >= SNAPSHOT_INTERVAL;
+        let settled = !self.maps_unreadable && !self.is_snapshotting();
+        if due && settled && !self.is_joined() && self.marks.bytes() != self.timers.snapshot_bytes {
+            self.timers.snapshot_bytes = self.marks.bytes();
+            self.timers.snapshot = self.now;
+            self.take_snapshot(out);
+        }
+    }
+
+    fn is_snapshotting(&self) -> bool {
+        self.ops.iter().any(|(_, op)| matches!(op, super::core::Op::Snapshot(_)))
+    }
+
+    fn sweep_sometimes(&mut self, out: &mut Vec<Effect>) {
+        if self.now.since(self.timers.sweep) < INTENT_SWEEP_INTERVAL || !self.is_joined() || !self.marks.is_empty() {
+            return;
+        }
+        self.timers.sweep = self.now;
+        // A secondary writes nothing of its own, and what it wrote as primary was made durable on both when it demoted.
+        let stable = if self.role == Role::Primary { self.flushing.stable } else { u64::MAX - 1 };
+        self.intents.sweep(self.now, self.settings.intent_idle, stable);
+        self.write_intents(out);
+    }
+
+    fn report_sometimes(&mut self, out: &mut Vec<Effect>) {
+        let now = self.now;
+        if let Some(source) = self.session.as_mut().and_then(|session| session.source()) {
+            source.meter.advance(now);
+            if !source.unreadable.is_empty() && now.since(self.timers.unreadable) >= UNREADABLE_RETRY {
+                self.timers.unreadable = now;
+                source.unreadable.clear();
+            }
+            if now.since(source.told) >= PING_INTERVAL {
+                self.tell_progress(out);
+            }
+        }
+        if self.verify.is_some() {
+            self.tell_verify(false, out);
+        }
+    }
+}
+
+fn silence_seconds(waited: Option<Duration>) -> u64 {
+    waited.map_or(0, |waited| waited.as_secs())
+}

@@ -1,0 +1,209 @@
+//! Leaving in order: demote and stop.
+//!
+//! Both let in nothing new, wait for what was admitted, flush both disks, and persist. A node that stopped in order has
+//! no intents left, so that both can start again with nothing to compare.
+
+use super::core::{After, Mirror};
+use super::interface::{Effect, Note};
+use super::session::STOPPING;
+use crate::base::command::CommandOutcome;
+use crate::base::ids::CommandId;
+use crate::base::state::{DiskState, Role};
+use crate::base::time::Moment;
+use crate::wire::message::Message;
+use std::time::Duration;
+
+/// Longest time a stopping node waits for requests that can't be served.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A demotion under way.
+#[derive(Debug)]
+pub(super) struct Demotion {
+    id: CommandId,
+    step: Step,
+}
+
+impl Demotion {
+    /// Whether everything admitted is settled.
+    pub(super) fn is_flushing(&self) -> bool {
+        self.step != Step::Draining
+    }
+}
+
+/// A stop under way.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    began: Moment,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Pieces settle.
+    Draining,
+    /// The cycle with this number flushes both.
+    Flushing(u64),
+    /// The maps are being made durable.
+    Snapshot,
+    /// Intents are being cleared.
+    Intents,
+    /// The superblock is being written.
+    Persisting,
+}
+
+impl Mirror {
+    pub(super) fn demote(&mut self, id: CommandId, force: bool, out: &mut Vec<Effect>) {
+        if self.role == Role::Secondary || self.pending.demotion.is_some() {
+            let outcome = CommandOutcome::Done("already secondary".into());
+            out.push(Effect::CommandDone { id, outcome });
+            return;
+        }
+        out.push(Effect::CutClients { reason: "demoted by the operator".into() });
+        self.pending.demotion = Some(Demotion { id, step: Step::Draining });
+        if force {
+            self.fail_all(out);
+        }
+        self.drained_step(out);
+    }
+
+    /// A piece, chunk or cycle ended: whoever leaves may go on.
+    pub(super) fn drained_step(&mut self, out: &mut Vec<Effect>) {
+        let Some(demotion) = &self.pending.demotion else {
+            self.stop_step(out);
+            return;
+        };
+        match demotion.step {
+            Step::Draining if self.slots.is_empty() && !self.door.is_opening() => {
+                let number = self.flush_to_leave(out);
+                self.set_demotion_step(Step::Flushing(number), out);
+            }
+            Step::Flushing(number) if self.flushing.completed >= number => {
+                self.role = Role::Secondary;
+                self.door = super::door::Door::Closed;
+                self.set_demotion_step(Step::Persisting, out);
+                self.persist(After::Demoted, out);
+            }
+            Step::Flushing(_) if self.flushing.is_idle() => {
+                // The session was lost under the cycle.
+                let number = self.flush_to_leave(out);
+                self.set_demotion_step(Step::Flushing(number), out);
+            }
+            _ => {}
+        }
+    }
+
+    fn set_demotion_step(&mut self, step: Step, out: &mut Vec<Effect>) {
+        let changed = self.pending.demotion.as_mut().is_some_and(|demotion| {
+            let changed = demotion.step != step && matches!(step, Step::Flushing(_));
+            demotion.step = step;
+            changed
+        });
+        if changed {
+            self.drained_step(out);
+        }
+    }
+
+    /// Begins a cycle of its own, or names the one that must come after the running one. Returns its number.
+    fn flush_to_leave(&mut self, out: &mut Vec<Effect>) -> u64 {
+        if self.flushing.is_idle() {
+            self.start_cycle(out);
+            self.flushing.number()
+        } else {
+            self.flushing.number() + 1
+        }
+    }
+
+    /// The role is durable.
+    pub(super) fn demoted(&mut self, out: &mut Vec<Effect>) {
+        let Some(demotion) = self.pending.demotion.take() else { return };
+        self.role = Role::Secondary;
+        self.note(Note::RoleChanged { role: Role::Secondary, reason: "by the operator's order".into() }, out);
+        self.send(Message::RoleChanged { role: Role::Secondary, epoch: self.superblock.seen_epoch }, out);
+        out.push(Effect::CommandDone { id: demotion.id, outcome: CommandOutcome::Done("secondary".into()) });
+        self.begin_session_if_ready(out);
+    }
+
+    /// The daemon is to stop.
+    pub(super) fn stop(&mut self, out: &mut Vec<Effect>) {
+        if self.pending.stopping.is_none() {
+            out.push(Effect::CutClients { reason: "the daemon stops".into() });
+            self.pending.stopping = Some(Stopping { began: self.now, step: Step::Draining });
+            self.stop_step(out);
+        }
+    }
+
+    /// Goes on with a stop as far as it can.
+    pub(super) fn stop_step(&mut self, out: &mut Vec<Effect>) {
+        let Some(stopping) = &self.pending.stopping else { return };
+        let late = self.now.since(stopping.began) >= STOP_TIME_MAX;
+        match stopping.step {
+            Step::Draining if self.slots.is_empty() && !self.door.is_opening() => {
+                let number = self.flush_to_leave(out);
+                self.set_stop_step(Step::Flushing(number));
+                self.stop_step_again(number, out);
+            }
+            Step::Draining if late => self.fail_all(out),
+            Step::Flushing(number) if self.flushing.completed >= number => self.stop_maps(out),
+            Step::Flushing(_) if self.flushing.is_idle() => {
+                let number = self.flush_to_leave(out);
+                self.set_stop_step(Step::Flushing(number));
+                self.stop_step_again(number, out);
+            }
+            Step::Snapshot if !self.is_persisting() => self.stop_intents(out),
+            Step::Intents if !self.is_persisting() && self.intents.is_quiet() => self.stop_persist(out),
+            _ => {}
+        }
+    }
+
+    fn stop_step_again(&mut self, number: u64, out: &mut Vec<Effect>) {
+        if self.flushing.completed >= number {
+            self.stop_step(out);
+        }
+    }
+
+    fn set_stop_step(&mut self, step: Step) {
+        if let Some(stopping) = self.pending.stopping.as_mut() {
+            stopping.step = step;
+        }
+    }
+
+    fn is_persisting(&self) -> bool {
+        use super::core::Op;
+        self.ops.iter().any(|(_, op)| matches!(op, Op::Snapshot(_) | Op::Intents | Op::Superblock(_)))
+    }
+
+    /// What differs from a peer that isn't there is written down exactly, so that the intents may go.
+    fn stop_maps(&mut self, out: &mut Vec<Effect>) {
+        self.set_stop_step(Step::Snapshot);
+        if !self.is_joined() {
+            self.marks.dirty |= self.unstable.drain();
+        }
+        if !self.is_joined() && !self.marks.is_empty() && !self.maps_unreadable {
+            self.take_snapshot(out);
+        } else {
+            self.stop_step(out);
+        }
+    }
+
+    fn stop_intents(&mut self, out: &mut Vec<Effect>) {
+        self.set_stop_step(Step::Intents);
+        // Joined: the last cycle made both durable. Not joined: the snapshot holds every mark.
+        if self.disk != DiskState::Diskless && self.unfinished.is_empty() && self.applying.is_idle() {
+            self.intents.sweep(self.now, Duration::ZERO, u64::MAX);
+            self.write_intents(out);
+        }
+        self.stop_step(out);
+    }
+
+    fn stop_persist(&mut self, out: &mut Vec<Effect>) {
+        self.set_stop_step(Step::Persisting);
+        self.role = Role::Secondary;
+        self.superblock.clean = true;
+        self.persist(After::Stopped, out);
+    }
+
+    pub(super) fn stopped(&mut self, out: &mut Vec<Effect>) {
+        self.end_session(STOPPING, false, out);
+        out.push(Effect::Stopped);
+    }
+}

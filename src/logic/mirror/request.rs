@@ -1,0 +1,681 @@
+//! A piece of a client's request, from lock to reply.
+//!
+//! ```text
+//! lock ─► fill in ragged ends ─► intent durable (R1) ─► path? ─┬─ Mirrored: send ─► (receipt) ─► local write ┐
+//!                                                             ├─ Solo:     mark dirty ─► local write       ├─► reply
+//!                                                             ├─ Forward:  send (no local disk)             │
+//!                                                             └─ Held:     wait: door, session or disk ─────┘
+//! ```
+//! [`Mirror::drive`] looks at where a piece stands and does everything that can be done now; it may be called at any
+//! time. Once admitted a piece settles exactly once, and holds its range until both disks are through with it, client or
+//! no client.
+
+use super::core::{Mirror, Op, Owner};
+use super::interface::{Completion, DiskIo, Effect, Note, RequestIdAndOutcome};
+use super::lock::Ticket;
+use super::mutation::Mutation;
+use super::slab::Key;
+use crate::base::error::{DiskError, RequestError};
+use crate::base::ids::{BufferId, OpId, RequestId, Sequence};
+use crate::base::range::ByteRange;
+use crate::base::request::{Action, Outcome, Request};
+use crate::base::state::{DiskState, Mode, Overflow};
+use crate::base::time::Moment;
+use crate::wire::frame::Frame;
+use crate::wire::message::Message;
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A client.
+    Client(RequestId),
+    /// The peer, a primary without a disk: a mutation.
+    Peer(Sequence),
+    /// The peer: a read.
+    PeerRead(OpId),
+}
+
+/// One leg of a mutation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leg {
+    /// Not begun.
+    Idle,
+    /// Under way.
+    Busy,
+    /// Done.
+    Done,
+    /// Not wanted.
+    Waived,
+}
+
+impl Leg {
+    fn over(self) -> bool {
+        matches!(self, Leg::Done | Leg::Waived)
+    }
+}
+
+/// What a piece does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Read into the client's buffer (`None`: the peer's read, into a buffer of the runtime's choice).
+    Read(Option<BufferId>),
+    /// Write the buffer.
+    Write(BufferId),
+    /// Zero.
+    Zero {
+        /// Give the space back.
+        unmap: bool,
+    },
+    /// Flush; holds no range.
+    Flush,
+}
+
+/// A piece under way.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) origin: Origin,
+    pub(super) work: Work,
+    /// As the client asked.
+    pub(super) range: ByteRange,
+    pub(super) fua: bool,
+    pub(super) ticket: Option<Ticket>,
+    /// The range is held.
+    pub(super) locked: bool,
+    /// The buffer holds whole blocks.
+    pub(super) filled: bool,
+    /// A fill is under way.
+    pub(super) filling: bool,
+    pub(super) local: Leg,
+    pub(super) remote: Leg,
+    /// The peer has it in memory.
+    pub(super) received: bool,
+    /// Order of its frame in this session.
+    pub(super) sequence: Option<u64>,
+    /// Its local write's order.
+    pub(super) order: u64,
+    pub(super) replied: bool,
+    /// The buffer was given back early: only mutant R14 does.
+    pub(super) released: bool,
+    /// A sticky failure.
+    pub(super) failed: Option<RequestError>,
+    pub(super) admitted: Moment,
+}
+
+impl Slot {
+    /// Whether it changes the volume.
+    pub(super) fn is_mutation(&self) -> bool {
+        matches!(self.work, Work::Write(_) | Work::Zero { .. })
+    }
+
+    /// Since when it waits for the local disk, if it does.
+    pub(super) fn waits_for_disk_since(&self) -> Option<Moment> {
+        (self.local == Leg::Busy || self.filling).then_some(self.admitted)
+    }
+
+    fn buffer(&self) -> Option<BufferId> {
+        match self.work {
+            Work::Write(buffer) => Some(buffer),
+            Work::Read(buffer) => buffer,
+            _ => None,
+        }
+    }
+
+    pub(super) fn check(&self) {
+        if self.sequence.is_some() {
+            assert!(self.locked, "a piece that was sent holds its range");
+        }
+        assert!(!(self.local == Leg::Busy && !self.locked), "a piece that is written holds its range");
+    }
+}
+
+/// Where mutations go right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    /// To both disks.
+    Mirrored,
+    /// To the local disk alone, which is durably the only authority.
+    Solo,
+    /// To the peer's disk alone.
+    Forward,
+    /// Nowhere yet.
+    Held,
+}
+
+impl Mirror {
+    /// Where mutations go right now.
+    pub(super) fn path(&self) -> Path {
+        let mirrors = self.session.as_ref().is_some_and(|session| session.mirrors());
+        if self.disk == DiskState::Diskless {
+            let granted = self.session.as_ref().is_some_and(|session| session.forwards());
+            return if granted { Path::Forward } else { Path::Held };
+        }
+        if mirrors {
+            Path::Mirrored
+        } else if self.door.is_open() {
+            Path::Solo
+        } else {
+            Path::Held
+        }
+    }
+
+    /// Takes a client's piece.
+    pub(super) fn admit(&mut self, request: Request, out: &mut Vec<Effect>) {
+        let (work, range, fua) = match request.action {
+            Action::Read { range, buffer } => (Work::Read(Some(buffer)), range, false),
+            Action::Write { range, buffer, fua } => (Work::Write(buffer), range, fua),
+            Action::Zero { range, unmap, fua } => (Work::Zero { unmap }, range, fua),
+            Action::Flush => (Work::Flush, ByteRange::new(0, 0), false),
+        };
+        self.admit_work(Origin::Client(request.id), work, range, fua, out);
+    }
+
+    /// Takes a piece of whatever origin.
+    pub(super) fn admit_work(
+        &mut self,
+        origin: Origin,
+        work: Work,
+        range: ByteRange,
+        fua: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let slot = Slot {
+            origin,
+            work,
+            range,
+            fua,
+            ticket: None,
+            locked: false,
+            filled: range.is_aligned(),
+            filling: false,
+            local: Leg::Idle,
+            remote: Leg::Idle,
+            received: false,
+            sequence: None,
+            order: 0,
+            replied: false,
+            released: false,
+            failed: None,
+            admitted: self.now,
+        };
+        let mutation = slot.is_mutation();
+        let key = self.slots.insert(slot);
+        if !self.lets_in(origin) {
+            // The client is being cut; the piece still settles, so that its buffer comes back.
+            self.slots[key].failed = Some(RequestError::Shutdown);
+            self.conclude(key, out);
+            return;
+        }
+        if work == Work::Flush {
+            self.flush_wanted(key, out);
+            return;
+        }
+        let whole = range.aligned_out();
+        assert!(range.length > 0 && whole.end() <= self.size_bytes(), "the export keeps pieces inside the volume");
+        if !mutation && self.rules.broken(Mutation::R8) {
+            self.slots[key].locked = true;
+            self.drive(key, out);
+            return;
+        }
+        let (ticket, held) = self.lock.acquire(whole, mutation, Owner::Slot(key));
+        self.slots[key].ticket = Some(ticket);
+        if mutation {
+            // Until it leaves, its region can't be swept: it has no place in the order yet.
+            self.intents.touch(self.now, whole, u64::MAX);
+        }
+        if held {
+            self.slots[key].locked = true;
+            self.drive(key, out);
+        }
+    }
+
+    fn lets_in(&self, origin: Origin) -> bool {
+        match origin {
+            Origin::Client(_) => self.serving().is_some(),
+            Origin::Peer(_) | Origin::PeerRead(_) => true,
+        }
+    }
+
+    /// Goes on with everything that became ready.
+    pub(super) fn run_ready(&mut self, out: &mut Vec<Effect>) {
+        while let Some(key) = self.ready.pop_front() {
+            self.drive(key, out);
+        }
+    }
+
+    /// Tells the owners that now hold their range.
+    pub(super) fn release_range(&mut self, ticket: Ticket, out: &mut Vec<Effect>) {
+        let mut owners = Vec::new();
+        self.lock.release(ticket, &mut owners);
+        for owner in owners {
+            match owner {
+                Owner::Slot(key) => {
+                    self.slots[key].locked = true;
+                    self.ready.push_back(key);
+                }
+                Owner::Chunk(key) => self.chunk_locked(key, out),
+            }
+        }
+    }
+
+    /// Lets every waiting piece look again: the path changed.
+    pub(super) fn drive_all(&mut self, out: &mut Vec<Effect>) {
+        for key in self.slots.keys() {
+            self.drive(key, out);
+        }
+        self.start_cycle_if_wanted(out);
+    }
+
+    /// Does everything that can be done for a piece now.
+    pub(super) fn drive(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get(key) else { return };
+        if !slot.locked || slot.failed.is_some() || slot.work == Work::Flush {
+            return;
+        }
+        if slot.is_mutation() { self.drive_mutation(key, out) } else { self.drive_read(key, out) }
+    }
+
+    fn drive_mutation(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let path = self.path();
+        if path != Path::Forward && !self.prepare(key, out) {
+            return;
+        }
+        match path {
+            Path::Mirrored => self.mirror_leg(key, out),
+            Path::Forward => self.forward_leg(key, out),
+            Path::Solo => self.solo_leg(key, out),
+            Path::Held => self.hold(key, out),
+        }
+        self.conclude(key, out);
+    }
+
+    /// Fills in ragged ends and makes the intent durable. Returns whether the mutation may leave.
+    fn prepare(&mut self, key: Key, out: &mut Vec<Effect>) -> bool {
+        let disk = self.disk;
+        let slot = &mut self.slots[key];
+        if disk == DiskState::Diskless {
+            self.hold(key, out);
+            return false;
+        }
+        if !slot.filled {
+            if !slot.filling {
+                slot.filling = true;
+                let Work::Write(buffer) = slot.work else { unreachable!("only writes are ragged") };
+                let range = slot.range;
+                self.disk_op(Op::Fill(key), DiskIo::Fill { range, buffer }, out);
+            }
+            return false;
+        }
+        let whole = slot.range.aligned_out();
+        if self.intents.is_durable(whole) {
+            return true;
+        }
+        if !self.intent_waiters.contains(&key) {
+            self.intent_waiters.push(key);
+            self.intents.want(self.now, whole);
+            self.write_intents(out);
+        }
+        self.rules.broken(Mutation::R1)
+    }
+
+    /// Writes the next page of the intent map, if one is due.
+    pub(super) fn write_intents(&mut self, out: &mut Vec<Effect>) {
+        if self.disk == DiskState::Diskless {
+            return;
+        }
+        if let Some((page, regions)) = self.intents.next_page() {
+            let op = OpId(self.ops.insert(Op::Intents).number());
+            let record = crate::wire::metadata::record::Record::Intents { page, regions };
+            out.push(Effect::Persist { op, record });
+        }
+    }
+
+    /// A page is durable: those who waited look again.
+    pub(super) fn intents_written(&mut self, out: &mut Vec<Effect>) {
+        self.intents.page_written();
+        for key in std::mem::take(&mut self.intent_waiters) {
+            self.drive(key, out);
+        }
+        self.write_intents(out);
+        self.stop_step(out);
+    }
+
+    pub(super) fn filled(&mut self, key: Key, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.filling = false;
+        match result {
+            Ok(()) => slot.filled = true,
+            // The ends can't be read here. The peer fills them in once it is the authority.
+            Err(error) => self.disk_failed("reading around an unaligned write", error, out),
+        }
+        self.drive(key, out);
+        self.conclude(key, out);
+    }
+
+    fn mirror_leg(&mut self, key: Key, out: &mut Vec<Effect>) {
+        if self.slots[key].remote == Leg::Idle {
+            if self.settings.mode == Mode::Async && self.is_behind() {
+                if self.settings.overflow == Overflow::Shed {
+                    self.shed(out);
+                }
+                return;
+            }
+            self.send_mutation(key, out);
+        }
+        let gated = self.settings.receipt_gating && self.settings.mode != Mode::Async;
+        if !gated || self.slots[key].received || self.slots[key].remote.over() {
+            self.submit_local(key, out);
+        }
+    }
+
+    /// Sends a mutation's frame; from here on the peer may differ until it is durable there.
+    pub(super) fn send_mutation(&mut self, key: Key, out: &mut Vec<Effect>) {
+        self.sequence += 1;
+        let number = self.sequence;
+        let slot = &mut self.slots[key];
+        slot.sequence = Some(number);
+        slot.remote = Leg::Busy;
+        slot.received = false;
+        let (sequence, range, fua) = (Sequence(number), slot.range.aligned_out(), slot.fua);
+        let frame = match slot.work {
+            // Without a disk of our own nobody filled in the ends: the peer does.
+            Work::Write(buffer) if !slot.filled => Frame::Data { sequence, range: slot.range, fua, buffer },
+            Work::Write(buffer) => Frame::Data { sequence, range, fua, buffer },
+            Work::Zero { unmap } => Frame::Zero { sequence, range, unmap, fua },
+            Work::Read(_) | Work::Flush => unreachable!("only mutations are sent"),
+        };
+        if slot.local == Leg::Idle {
+            slot.order = number;
+        }
+        self.intents.touch(self.now, range, number);
+        self.unstable.add(range);
+        self.send_data(number, super::session::Sent::Slot(key), range.length, frame, out);
+    }
+
+    fn submit_local(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let slot = &mut self.slots[key];
+        if slot.local != Leg::Idle {
+            return;
+        }
+        slot.local = Leg::Busy;
+        let range = slot.range.aligned_out();
+        let io = match slot.work {
+            Work::Write(buffer) => DiskIo::Write { range, buffer, fua: slot.fua },
+            Work::Zero { unmap } => DiskIo::Zero { range, unmap, fua: slot.fua },
+            Work::Read(_) | Work::Flush => unreachable!("only mutations are written"),
+        };
+        self.unfinished.insert(slot.order);
+        self.disk_op(Op::Write(key), io, out);
+    }
+
+    fn solo_leg(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let order = self.sequence + 1;
+        let slot = &mut self.slots[key];
+        let range = slot.range.aligned_out();
+        slot.remote = Leg::Waived;
+        slot.sequence = None;
+        // Set before anything is written or told: a session that begins now must find it.
+        self.marks.mark(range);
+        if slot.local == Leg::Idle {
+            slot.order = order;
+            self.sequence = order;
+            self.intents.touch(self.now, range, order);
+            self.submit_local(key, out);
+        }
+    }
+
+    fn forward_leg(&mut self, key: Key, out: &mut Vec<Effect>) {
+        if self.slots[key].local != Leg::Busy {
+            self.slots[key].local = Leg::Waived;
+        }
+        if self.slots[key].remote == Leg::Idle {
+            self.send_mutation(key, out);
+        }
+    }
+
+    /// The local disk has it.
+    pub(super) fn local_written(&mut self, key: Key, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        self.unfinished.remove(&slot.order);
+        match result {
+            Ok(()) => {
+                slot.local = Leg::Done;
+                self.release_early(key, out);
+            }
+            Err(error) => {
+                // Not acknowledged from here: the peer's copy must become the authority first, or nobody serves.
+                slot.local = Leg::Idle;
+                self.disk_failed("a write", error, out);
+            }
+        }
+        self.conclude(key, out);
+        self.local_progress(out);
+    }
+
+    /// Mutant R14 gives the buffer back while the peer's leg may still need it.
+    fn release_early(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let slot = &mut self.slots[key];
+        if self.rules.broken(Mutation::R14)
+            && let Some(buffer) = slot.buffer()
+        {
+            slot.released = true;
+            out.push(Effect::Release { buffer });
+        }
+    }
+
+    /// The peer's disk has it.
+    pub(super) fn remote_written(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.remote = Leg::Done;
+        slot.received = true;
+        let range = slot.range.aligned_out();
+        if self.path() == Path::Mirrored {
+            // Both have the same bytes there; until they are durable `unstable` remembers it.
+            self.marks.clear(range);
+        }
+        if self.rules.broken(Mutation::R10) {
+            self.unstable.forget(range);
+        }
+        self.drive(key, out);
+    }
+
+    /// The peer has it in memory.
+    pub(super) fn remote_received(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if !slot.received {
+            slot.received = true;
+            self.drive(key, out);
+        }
+    }
+
+    /// Replies when the mode's condition holds, frees when both legs are over.
+    pub(super) fn conclude(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get(key) else { return };
+        let busy = slot.local == Leg::Busy || slot.remote == Leg::Busy || slot.filling;
+        if let Some(error) = slot.failed {
+            self.reply(key, Err(error), out);
+            if !busy {
+                self.free_slot(key, out);
+            }
+            return;
+        }
+        if !slot.is_mutation() {
+            return;
+        }
+        if self.may_acknowledge(&self.slots[key]) {
+            self.reply(key, Ok(()), out);
+        }
+        let slot = &self.slots[key];
+        if slot.local.over() && slot.remote.over() && slot.replied {
+            self.free_slot(key, out);
+        }
+    }
+
+    /// DESIGN A.3: when a mutation may be acknowledged.
+    fn may_acknowledge(&self, slot: &Slot) -> bool {
+        if self.rules.broken(Mutation::R4) && self.door.is_opening() && slot.local == Leg::Done {
+            return true;
+        }
+        match self.path() {
+            Path::Held => false,
+            Path::Solo => slot.local == Leg::Done && slot.remote.over(),
+            Path::Forward => slot.remote == Leg::Done && slot.local.over(),
+            Path::Mirrored => {
+                let remote = match self.settings.mode {
+                    _ if slot.fua && self.settings.mode != Mode::Async => slot.remote.over(),
+                    Mode::Sync => slot.remote.over(),
+                    Mode::Memory => slot.received || slot.remote.over(),
+                    Mode::Async => slot.sequence.is_some() || slot.remote.over(),
+                };
+                slot.local == Leg::Done && remote
+            }
+        }
+    }
+
+    /// Tells whoever asked, once.
+    pub(super) fn reply(&mut self, key: Key, outcome: Outcome, out: &mut Vec<Effect>) {
+        let slot = &mut self.slots[key];
+        if slot.replied {
+            return;
+        }
+        slot.replied = true;
+        let latency = self.now.since(slot.admitted);
+        let mutation = slot.is_mutation();
+        match slot.origin {
+            Origin::Client(id) => {
+                out.push(Effect::Reply { request: RequestIdAndOutcome { id, outcome } });
+                if mutation && outcome.is_ok() {
+                    self.governor.client_wrote(latency);
+                }
+            }
+            Origin::Peer(sequence) => self.applying.answer(sequence, outcome.is_ok()),
+            Origin::PeerRead(_) => {}
+        }
+    }
+
+    pub(super) fn free_slot(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let slot = self.slots.remove(key).expect("a slot is freed once");
+        if let Work::Write(buffer) = slot.work
+            && !slot.released
+        {
+            out.push(Effect::Release { buffer });
+        }
+        if self.rules.broken(Mutation::R2a) {
+            self.intents.touch(self.now, slot.range.aligned_out(), 0);
+            self.intents.sweep(self.now, std::time::Duration::ZERO, u64::MAX - 1);
+            self.write_intents(out);
+        }
+        if let Some(ticket) = slot.ticket {
+            self.release_range(ticket, out);
+        }
+        if self.slots.is_empty() {
+            self.held_since = None;
+        }
+        self.drained_step(out);
+    }
+
+    fn drive_read(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let slot = &self.slots[key];
+        if slot.local != Leg::Idle || slot.remote != Leg::Idle {
+            return;
+        }
+        let whole = slot.range.aligned_out();
+        match (self.disk, slot.work) {
+            (DiskState::UpToDate, Work::Read(Some(buffer))) => {
+                self.slots[key].local = Leg::Busy;
+                self.disk_op(Op::Read(key), DiskIo::Read { range: whole, buffer }, out);
+            }
+            (DiskState::UpToDate, Work::Read(None)) => {
+                self.slots[key].local = Leg::Busy;
+                self.disk_op(Op::Read(key), DiskIo::ReadChunk { range: whole }, out);
+            }
+            _ => self.read_from_peer(key, out),
+        }
+    }
+
+    /// Asks the peer for bytes the local disk does not have.
+    fn read_from_peer(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let can = self.session.as_ref().is_some_and(|session| session.peer_can_read());
+        if !can || !matches!(self.slots[key].origin, Origin::Client(_)) {
+            self.hold(key, out);
+            return;
+        }
+        let slot = &mut self.slots[key];
+        slot.remote = Leg::Busy;
+        let request = Message::ReadRequest { op: OpId(key.number()), range: slot.range.aligned_out() };
+        self.send(request, out);
+    }
+
+    pub(super) fn read_done(&mut self, key: Key, result: Result<Completion, DiskError>, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.local = Leg::Done;
+        if let Origin::PeerRead(op) = slot.origin {
+            let range = slot.range;
+            self.answer_peer_read(op, range, result, out);
+            self.slots[key].replied = true;
+            self.free_slot(key, out);
+            return;
+        }
+        match result {
+            _ if slot.failed.is_some() => self.conclude(key, out),
+            Ok(_) => {
+                self.reply(key, Ok(()), out);
+                self.free_slot(key, out);
+            }
+            Err(error) => self.read_failed(key, error, out),
+        }
+    }
+
+    /// The local disk can't read it: the peer's copy serves, and mends the local one. A disk that fails too often goes.
+    fn read_failed(&mut self, key: Key, error: DiskError, out: &mut Vec<Effect>) {
+        self.read_errors += 1;
+        if self.session.as_ref().is_some_and(|session| session.peer_can_read()) {
+            self.read_from_peer(key, out);
+            if self.read_errors >= super::failure::READ_ERRORS_MAX {
+                self.disk_failed("reads", error, out);
+            }
+        } else {
+            self.slots[key].failed = Some(RequestError::Io);
+            self.conclude(key, out);
+        }
+    }
+
+    /// The peer's answer to a read: bytes (`Some(Some)`), zeroes (`Some(None)`) or failure (`None`).
+    pub(super) fn peer_read_answered(&mut self, op: OpId, data: Option<Option<BufferId>>, out: &mut Vec<Effect>) {
+        let key = Key::of(op.0);
+        let into = self.slots.get(key).filter(|slot| slot.remote == Leg::Busy).and_then(|slot| match slot.work {
+            Work::Read(Some(buffer)) => Some((buffer, slot.range, slot.local)),
+            _ => None,
+        });
+        if let (Some((to, range, local)), Some(from)) = (into, data) {
+            out.push(Effect::Copy { from, to });
+            self.slots[key].remote = Leg::Done;
+            if local == Leg::Done && self.disk == DiskState::UpToDate {
+                self.note(Note::ReadRepaired { range: range.aligned_out() }, out);
+                self.slots[key].local = Leg::Busy;
+                let io = DiskIo::Write { range: range.aligned_out(), buffer: to, fua: false };
+                self.disk_op(Op::Repair(key), io, out);
+            } else {
+                self.reply(key, Ok(()), out);
+                self.free_slot(key, out);
+            }
+        } else if into.is_some() {
+            self.slots[key].remote = Leg::Done;
+            self.slots[key].failed = Some(RequestError::Io);
+            self.conclude(key, out);
+        }
+        if let Some(Some(buffer)) = data {
+            out.push(Effect::Release { buffer });
+        }
+    }
+
+    pub(super) fn repaired(&mut self, key: Key, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.local = Leg::Done;
+        if let Err(error) = result {
+            self.disk_failed("mending a block from the peer's copy", error, out);
+        }
+        let failed = self.slots[key].failed;
+        self.reply(key, failed.map_or(Ok(()), Err), out);
+        self.free_slot(key, out);
+    }
+}
