@@ -54,7 +54,11 @@ pub fn holes(file: impl AsFd, range: ByteRange) -> io::Result<Vec<ByteRange>> {
     };
     let mut position = range.offset;
     while position < range.end() {
-        let hole = seek(&file, position, Whence::SeekHole)?.unwrap_or(range.end()).min(range.end());
+        let hole = match seek(&file, position, Whence::SeekHole) {
+            Ok(hole) => hole.unwrap_or(range.end()).min(range.end()),
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => break,
+            Err(errno) => return Err(errno.into()),
+        };
         if hole >= range.end() {
             break;
         }
@@ -68,12 +72,17 @@ pub fn holes(file: impl AsFd, range: ByteRange) -> io::Result<Vec<ByteRange>> {
     Ok(holes)
 }
 
-/// The parts of `range` that may hold data, in order.
+/// The parts of `range` that may hold data, in order: all of it where nobody knows.
 pub(super) fn extents(file: &File, range: ByteRange) -> io::Result<Vec<ByteRange>> {
     let mut extents = Vec::new();
     let mut position = range.offset;
     while position < range.end() {
-        let Some(data) = seek(file, position, Whence::SeekData)?.filter(|data| *data < range.end()) else { break };
+        let data = match seek(file, position, Whence::SeekData) {
+            Ok(data) => data.filter(|data| *data < range.end()),
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(vec![range]),
+            Err(errno) => return Err(errno.into()),
+        };
+        let Some(data) = data else { break };
         let hole = seek(file, data, Whence::SeekHole)?.unwrap_or(range.end()).min(range.end());
         extents.push(ByteRange::new(data, hole - data));
         position = hole;
@@ -82,13 +91,11 @@ pub(super) fn extents(file: &File, range: ByteRange) -> io::Result<Vec<ByteRange
 }
 
 /// The next data or hole; `None` when there is none up to the end of the file.
-fn seek(file: impl AsFd, offset: u64, whence: Whence) -> io::Result<Option<u64>> {
+fn seek(file: impl AsFd, offset: u64, whence: Whence) -> Result<Option<u64>, Errno> {
     match lseek(file, offset as i64, whence) {
         Ok(found) => Ok(Some(found as u64)),
         Err(Errno::ENXIO) => Ok(None),
-        // A block device knows neither holes nor data: no hole up to the end.
-        Err(Errno::EINVAL) => Ok(None),
-        Err(errno) => Err(errno.into()),
+        Err(errno) => Err(errno),
     }
 }
 

@@ -22,8 +22,6 @@ const UNITS_PER_WRITE: usize = METADATA_WRITE_BYTES_MAX / METADATA_UNIT_BYTES;
 struct Header {
     dirty_bytes: u64,
     suspect_bytes: u64,
-    /// XXH3-128 of sequence and both maps' bytes.
-    digest: u128,
 }
 
 /// A snapshot ready to be written: what goes where, and what a superblock must say of it.
@@ -32,7 +30,7 @@ pub(super) struct Encoded {
     pub(super) data: Vec<(u64, Vec<u8>)>,
     /// The header, to be written when the data is durable.
     pub(super) header: (u64, Vec<u8>),
-    /// Digest of the content.
+    /// XXH3-128 of sequence and both maps' bytes.
     pub(super) digest: u128,
 }
 
@@ -64,7 +62,7 @@ pub(super) fn encode(
         data.push((data_offset(offset, first), buffer));
     }
     let mut payload = Vec::new();
-    encode_plainly(&Header { dirty_bytes, suspect_bytes, digest }, &mut payload);
+    encode_plainly(&Header { dirty_bytes, suspect_bytes }, &mut payload);
     let header = (offset, unit::encode(label(Kind::SnapshotHeader, u32::from(slot)), &payload));
     Encoded { data, header, digest }
 }
@@ -86,7 +84,7 @@ pub(super) fn load(
     let header = decode_exactly::<Header>(unit.payload)?;
     let total = header.dirty_bytes.checked_add(header.suspect_bytes)?;
     let units = total.div_ceil(PAYLOAD_BYTES_MAX as u64);
-    if header.digest != named.digest || unit.sequence != sequence || units > u64::from(layout.slot_units) {
+    if unit.sequence != sequence || units > u64::from(layout.slot_units) {
         return None;
     }
 
