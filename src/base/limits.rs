@@ -113,3 +113,22 @@ pub const NBD_TURN_BYTES_MAX: usize = 2 << 20;
 pub const NBD_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// NBD clients accepted from one listener in one turn of the shard.
 pub const NBD_ACCEPTS_PER_TURN: usize = 16;
+
+/// Writes of one metadata record given to the disk at once: bounds the memory of a large snapshot.
+pub const PERSIST_WRITES_IN_FLIGHT_MAX: usize = 8;
+
+/// Bytes read ahead from the peer in one system call.
+pub const LINK_STAGING_BYTES: usize = 256 << 10;
+/// Frames taken in from the peer per turn; keeps disk and clients from waiting behind a busy link.
+pub const LINK_FRAMES_PER_TURN: usize = 64;
+/// Bytes queued for a peer that doesn't read, before the session is given up. Payloads are bounded by the pool.
+pub const LINK_QUEUE_BYTES_MAX: usize = 96 << 20;
+/// Time a session that was ended in order has to send its last frames.
+pub const LINK_LINGER_TIME_MAX: Duration = Duration::from_millis(500);
+/// Connections that may still be sending their last frames.
+pub const LINK_LINGERING_MAX: usize = 4;
+
+/// Time a shard that has stopped has for the last bytes to its clients and its peer.
+pub const SHARD_STOP_TIME_MAX: Duration = Duration::from_secs(1);
+/// Idle time after which a shard gives its buffers' memory back.
+pub const POOL_TRIM_AFTER: Duration = Duration::from_secs(10);

@@ -213,6 +213,14 @@ impl Pool {
         self.arena.slice_mut(page_of(buffer), pages)
     }
 
+    /// Makes the bytes of `to` those of `from`, another buffer of the same size, or zeroes.
+    pub fn copy(&mut self, from: Option<BufferId>, to: BufferId) {
+        let Some(from) = from else { return self.slice_mut(to).fill(0) };
+        assert!(from != to && self.bytes_of(from) == self.bytes_of(to), "buffers of the same size");
+        self.slice_mut(to);
+        self.arena.copy(page_of(from), page_of(to), self.live_slot(from).pages as usize);
+    }
+
     /// Where the buffer's bytes are, for the kernel to read from or write to. Whoever gives this away holds the buffer
     /// for as long. Forgets the cached checksum when the kernel is to write (`fill`).
     pub fn pointer(&mut self, buffer: BufferId, fill: bool) -> *mut u8 {
@@ -392,6 +400,13 @@ impl Arena {
         unsafe { std::slice::from_raw_parts_mut(self.pointer(page), pages << BLOCK_SHIFT) }
     }
 
+    fn copy(&mut self, from: usize, to: usize, pages: usize) {
+        assert!((from.max(to) + pages) << BLOCK_SHIFT <= self.bytes, "pages of the arena");
+        assert!(from + pages <= to || to + pages <= from, "buffers don't overlap");
+        // SAFETY: both ranges lie inside the mapping and don't overlap, and the pool is borrowed exclusively.
+        unsafe { std::ptr::copy_nonoverlapping(self.pointer(from), self.pointer(to), pages << BLOCK_SHIFT) };
+    }
+
     fn discard(&mut self, page: usize, pages: usize) {
         assert!((page + pages) << BLOCK_SHIFT <= self.bytes, "pages of the arena");
         // SAFETY: the range lies inside the mapping and no buffer in it is in use; it reads as zeroes afterwards.
@@ -468,6 +483,20 @@ mod tests {
         assert_eq!(pool.crc(buffer, 10, 100), crc32fast::hash(&[1; 100]));
         pool.slice_mut(buffer)[10] = 2;
         assert_eq!(pool.crc(buffer, 10, 100), crc32fast::hash(&pool.slice(buffer)[10..110]));
+    }
+
+    #[test]
+    fn a_copy_has_its_own_checksum() {
+        let mut pool = Pool::with_arena(4 * MIB).unwrap();
+        let from = pool.allocate(12_288, Class::Client).unwrap();
+        let to = pool.allocate(12_288, Class::Link).unwrap();
+        pool.slice_mut(from).fill(1);
+        pool.slice_mut(to).fill(2);
+        let before = pool.crc(to, 0, 12_288);
+        pool.copy(Some(from), to);
+        assert!(pool.slice(to) == pool.slice(from) && pool.crc(to, 0, 12_288) != before);
+        pool.copy(None, to);
+        assert!(pool.slice(to).iter().all(|byte| *byte == 0) && pool.slice(from).iter().all(|byte| *byte == 1));
     }
 
     #[test]

@@ -240,6 +240,11 @@ impl Header {
         matches!(self.kind, DATA | RESYNC_DATA | READ_REPLY).then_some(self.range)
     }
 
+    /// Whether the frame changes the receiver's disk. Such a frame of a lower epoch is dropped.
+    pub fn mutates(&self) -> bool {
+        matches!(self.kind, DATA | ZERO | RESYNC_DATA | RESYNC_ZERO)
+    }
+
     /// Where in its buffer the first byte of a bulk payload goes.
     pub fn bulk_at(&self) -> usize {
         (self.range.offset % BLOCK) as usize

@@ -39,6 +39,12 @@ impl DiskFile {
         DiskFile { fd, no_dsync: no(), no_punch: no(), no_zero_range: no() }
     }
 
+    /// Whether ranges can be zeroed without writing zeroes, both with and without giving the space back. Believed until
+    /// the file has refused.
+    pub fn zeroes_fast(&self) -> bool {
+        self.supports_zero_range()
+    }
+
     fn supports_dsync(&self) -> bool {
         !self.no_dsync.load(Ordering::Relaxed)
     }

@@ -1,0 +1,60 @@
+//! What the core wants done, done.
+
+use super::disk::Means;
+use super::handle::ShardEvent;
+use super::{Shard, calls};
+use crate::base::command::CommandOutcome;
+use crate::base::ids::CommandId;
+use crate::base::time::Moment;
+use crate::logic::mirror::interface::Effect;
+
+impl Shard {
+    /// Carries out the effects of this turn. Answers that come at once wait for the next one.
+    pub(super) fn carry_out(&mut self, now: Moment) {
+        let epoch = self.mirror.epoch();
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Disk { op, io } => {
+                    let mut means = Means { ring: &mut self.ring, pool: &mut self.pool, answers: &mut self.inputs };
+                    self.disk.start(op, io, &mut means);
+                }
+                Effect::Persist { op, record } => {
+                    let mut means = Means { ring: &mut self.ring, pool: &mut self.pool, answers: &mut self.inputs };
+                    self.persist.start(op, record, &mut means);
+                }
+                Effect::Send { session, frame } => self.link.send(session, &frame, epoch, &mut self.pool),
+                Effect::Disconnect { session, reason, reconnect_now } => {
+                    self.link.disconnect(session, reason, reconnect_now, now, (&mut self.pool, &self.poller));
+                    self.note_ended_session();
+                }
+                Effect::ProbePeer => self.tell(ShardEvent::ProbeWanted),
+                Effect::Reply { request } => self.clients.reply(request.id, request.outcome, &mut self.pool),
+                Effect::Copy { from, to } => self.pool.copy(from, to),
+                Effect::Release { buffer } => self.pool.release(buffer),
+                Effect::CutClients { reason } => self.clients.cut(&reason, &mut self.pool, &self.poller),
+                Effect::CloseDisk => self.close_disk(),
+                Effect::CommandDone { id, outcome } => self.command_done(id, outcome),
+                Effect::Stopped => self.begin_stopping(now),
+                Effect::Note(note) => self.tell(ShardEvent::Note(note)),
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn close_disk(&mut self) {
+        self.disk.close(&mut self.inputs);
+        self.persist.close(&mut self.inputs);
+        self.closing_disk = true;
+    }
+
+    fn command_done(&mut self, id: CommandId, outcome: CommandOutcome) {
+        if self.attaching == Some(id) {
+            self.attaching = None;
+            if matches!(outcome, CommandOutcome::Refused(_)) {
+                self.close_disk();
+            }
+        }
+        calls::answer(self.commands.remove(&id), outcome);
+    }
+}

@@ -1,0 +1,205 @@
+//! The face of a shard towards the rest of the daemon: calls go in through a queue and an eventfd, answers and events
+//! come back through channels. Nothing of this is on the path of a request.
+
+use super::clients::{ClientView, NbdListener};
+use crate::base::command::{Command, CommandOutcome, Refusal};
+use crate::base::ids::SessionId;
+use crate::base::view::VolumeView;
+use crate::io::disk::OpenedVolume;
+use crate::io::poller::Waker;
+use crate::io::ring::Choice;
+use crate::logic::mirror::interface::{Identity, Note, Settings};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{mpsc, oneshot};
+
+/// Everything one shard thread needs; built by the daemon.
+#[derive(Debug)]
+pub struct ShardConfig {
+    /// The volume's settings.
+    pub settings: Settings,
+    /// This process.
+    pub identity: Identity,
+    /// The local disk. `None`: start without one, for the reason below.
+    pub disk: Option<OpenedVolume>,
+    /// Why there is no disk.
+    pub disk_reason: Option<String>,
+    /// Where clients connect, bound already.
+    pub listeners: Vec<NbdListener>,
+    /// Where the shard's events go, each with the volume's name.
+    pub events: mpsc::UnboundedSender<(String, ShardEvent)>,
+    /// How disk operations are carried out.
+    pub disk_engine: Choice,
+}
+
+/// What a shard tells the daemon.
+#[derive(Debug)]
+pub enum ShardEvent {
+    /// There is no session: dial or accept, after a back-off unless `reconnect_now`.
+    LinkWanted {
+        /// At once.
+        reconnect_now: bool,
+    },
+    /// Look whether anyone listens at the peer's addresses; answer with [`ShardHandle::probed`].
+    ProbeWanted,
+    /// The disk given up is closed, a new one may be attached.
+    DiskClosed,
+    /// For the log.
+    Note(Note),
+    /// After [`ShardHandle::stop`]: flushed and persisted, the thread ends.
+    Stopped,
+    /// The thread ended by a bug or because the kernel refused what it can't do without; it must not be restarted in
+    /// this process.
+    Fatal(String),
+}
+
+/// What a volume and its clients look like right now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardView {
+    /// The volume.
+    pub volume: VolumeView,
+    /// Its clients on this node.
+    pub clients: Vec<ClientView>,
+}
+
+/// A call into the shard thread.
+#[derive(Debug)]
+pub(super) enum Call {
+    Command(Command, oneshot::Sender<CommandOutcome>),
+    View(oneshot::Sender<ShardView>),
+    Dirty(usize, oneshot::Sender<Vec<(u64, u64)>>),
+    Attach(Box<OpenedVolume>, oneshot::Sender<CommandOutcome>),
+    OfferLink { stream: TcpStream, session: SessionId, peer: String },
+    SetDisconnected(bool),
+    Probed { refused: bool },
+    Stop,
+}
+
+/// Calls on their way to the shard.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    waker: Waker,
+    state: Mutex<InboxState>,
+}
+
+#[derive(Debug)]
+struct InboxState {
+    calls: VecDeque<Call>,
+    /// What the volume looked like when the shard ended; calls are not taken any more.
+    ended: bool,
+    last_view: ShardView,
+}
+
+impl Inbox {
+    pub fn new(waker: Waker, view: ShardView) -> Inbox {
+        Inbox { waker, state: Mutex::new(InboxState { calls: VecDeque::new(), ended: false, last_view: view }) }
+    }
+
+    /// Takes the calls that came in.
+    pub fn take(&self) -> VecDeque<Call> {
+        self.waker.take();
+        std::mem::take(&mut self.lock().calls)
+    }
+
+    /// Keeps a view for those who ask later.
+    pub fn set_last_view(&self, view: ShardView) {
+        self.lock().last_view = view;
+    }
+
+    /// The thread ends: calls are refused from here on, those waiting too.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        state.calls.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
+        // A poisoned lock only means that a caller panicked between two statements that leave the state sound.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn call(&self, call: Call) {
+        let mut state = self.lock();
+        if !state.ended {
+            state.calls.push_back(call);
+            drop(state);
+            self.waker.wake();
+        }
+    }
+}
+
+/// Calls a shard from any thread. Every call wakes the shard.
+#[derive(Clone, Debug)]
+pub struct ShardHandle {
+    inbox: Arc<Inbox>,
+}
+
+impl ShardHandle {
+    /// Starts the shard's thread. Fails when the kernel refuses what the thread can't do without.
+    pub fn spawn(config: ShardConfig) -> io::Result<ShardHandle> {
+        super::spawn(config).map(|inbox| ShardHandle { inbox })
+    }
+
+    /// Carries out an operator's command. Demoting is refused while clients are connected, unless forced.
+    pub async fn command(&self, command: Command) -> CommandOutcome {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.call(Call::Command(command, sender));
+        receiver.await.unwrap_or_else(|_| ended())
+    }
+
+    /// The volume as it is now; as it was last when the shard has ended.
+    pub async fn view(&self) -> ShardView {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.call(Call::View(sender));
+        match receiver.await {
+            Ok(view) => view,
+            Err(_) => self.inbox.lock().last_view.clone(),
+        }
+    }
+
+    /// What differs or may differ from the peer, as offset and length in bytes, in order; at most `max_ranges`.
+    pub async fn dirty(&self, max_ranges: usize) -> Vec<(u64, u64)> {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.call(Call::Dirty(max_ranges, sender));
+        receiver.await.unwrap_or_default()
+    }
+
+    /// Gives the volume a disk. Refused while it has one.
+    pub async fn attach(&self, disk: OpenedVolume) -> CommandOutcome {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.call(Call::Attach(Box::new(disk), sender));
+        receiver.await.unwrap_or_else(|_| ended())
+    }
+
+    /// Hands over an authenticated connection; the next byte on it is the first frame. It replaces the session there
+    /// is, if any. `peer` names the other end for the log.
+    pub fn offer_link(&self, stream: TcpStream, session: SessionId, peer: String) {
+        self.inbox.call(Call::OfferLink { stream, session, peer });
+    }
+
+    /// The operator's disconnect and connect. While disconnected there is no session, and none is wanted.
+    pub fn set_disconnected(&self, disconnected: bool) {
+        self.inbox.call(Call::SetDisconnected(disconnected));
+    }
+
+    /// Answers [`ShardEvent::ProbeWanted`]: whether every address of the peer refused the connection.
+    pub fn probed(&self, refused: bool) {
+        self.inbox.call(Call::Probed { refused });
+    }
+
+    /// Flushes, persists and ends; [`ShardEvent::Stopped`] follows.
+    pub fn stop(&self) {
+        self.inbox.call(Call::Stop);
+    }
+}
+
+fn ended() -> CommandOutcome {
+    CommandOutcome::Refused(Refusal::new(
+        "stopping",
+        "The volume's thread has ended, so the command was not carried out.",
+        "Start the daemon again and repeat it.",
+    ))
+}
