@@ -34,13 +34,14 @@ impl Bench {
     fn finish(&mut self, count: usize) -> Vec<Completion> {
         let mut out = Vec::new();
         let mut events = Vec::new();
+        let started = std::time::Instant::now();
         while out.len() < count {
             self.ring.submit().unwrap();
             self.ring.reap(&mut self.pool, &mut out);
             if out.len() < count && !self.ring.wants_submit() && !self.ring.has_finished() {
+                // The kernel's own work for the ring may end a wait without any event.
                 self.poller.wait(&mut events, Some(PATIENCE)).unwrap();
-                let late = events.is_empty() && !self.ring.has_finished();
-                assert!(!late, "an operation was lost: {} of {count} ended", out.len());
+                assert!(started.elapsed() < PATIENCE, "an operation was lost: {} of {count} ended", out.len());
             }
         }
         assert_eq!(self.ring.in_flight(), 0);
