@@ -2,6 +2,7 @@
 
 mod disk;
 mod link;
+mod pair;
 
 use super::disk::{Disk, Means};
 use crate::io::poller::{Interest, Poller};
