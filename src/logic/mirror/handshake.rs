@@ -384,7 +384,8 @@ impl Case<'_> {
             && (self.both(|n| n.gated_since_join) || self.rules.broken(Mutation::R11))
             && s.continuity == Continuity::SameProcess
             && matches!(basis, Basis::AllMarks);
-        let zeroed = t.lineage.current == Generation::ZEROED && t.disk == DiskState::UpToDate && !t.marked;
+        let untouched = t.disk == DiskState::UpToDate && !t.marked && !t.intents_marked;
+        let zeroed = t.lineage.current == Generation::ZEROED && untouched && matches!(basis, Basis::None);
         let requested = match (self.ours.requested, self.theirs.requested) {
             (Some(ResyncKind::Full), _) | (_, Some(ResyncKind::Full)) => Some(ResyncKind::Full),
             (Some(_), _) | (_, Some(_)) => Some(ResyncKind::Compare),

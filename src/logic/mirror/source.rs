@@ -250,16 +250,24 @@ impl Mirror {
         }
         let whole = matches!(sync.kind, Some(ResyncKind::Compare | ResyncKind::Full));
         let total = self.marks.bytes();
-        let tag = sync.tag.then(|| self.fresh_generation(self.superblock.seen_epoch));
+        let virgin = self.superblock.lineage.current == Generation::ZEROED;
+        let tag = (sync.tag || virgin).then(|| self.fresh_generation(self.superblock.seen_epoch));
+        if virgin {
+            self.leave_zeroed(tag.expect("a first generation has a tag"));
+        }
         let source = self.session.as_mut().and_then(|session| session.source()).expect("this node gives");
         source.total = total;
         source.tag = tag;
-        if !whole {
+        if !whole && !virgin {
             self.tell_begin(out);
             return;
         }
         source.stage = Stage::Persisting;
-        if let Some(tag) = tag {
+        if !whole {
+            self.persist(After::SourceBegun, out);
+            return;
+        }
+        if let Some(tag) = tag.filter(|_| !virgin) {
             // From the moment the target takes the tag, our marks are relative to exactly that.
             self.superblock.lineage.bases = vec![tag];
             self.cover = vec![tag];
@@ -268,6 +276,14 @@ impl Mirror {
         self.superblock.requested = None;
         self.maps_unreadable = false;
         self.take_snapshot(out);
+    }
+
+    /// Data never lives under the generation of an empty disk: a disk put in later, empty, would count as equal.
+    /// The target leaves it too, for `tag`, before anything is written to it.
+    fn leave_zeroed(&mut self, tag: Generation) {
+        let new = self.fresh_generation(self.superblock.seen_epoch);
+        self.superblock.lineage.bump(new, vec![Generation::ZEROED, tag]);
+        self.cover = self.superblock.lineage.bases.clone();
     }
 
     /// Makes the maps durable; the superblock that names them follows.

@@ -227,12 +227,14 @@ impl Mirror {
         target.total = bytes;
         target.progress = Progress { left: bytes, total: bytes, ..Progress::default() };
         self.commit_size(committed_bytes);
-        if clean {
+        if clean && tag.is_none() {
             self.target_persisted(out);
             return;
         }
-        self.note(Note::ResyncBegan { kind, reason, bytes }, out);
-        self.disk = DiskState::Inconsistent;
+        if !clean {
+            self.note(Note::ResyncBegan { kind, reason, bytes }, out);
+            self.disk = DiskState::Inconsistent;
+        }
         self.superblock.discard = false;
         self.superblock.requested = None;
         if let Some(tag) = tag {

@@ -1,0 +1,390 @@
+//! Two cores, perfect disks, a perfect link that can be cut, processes that can be killed.
+
+use roaring::RoaringBitmap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use twinblock::base::command::{Command, CommandOutcome};
+use twinblock::base::error::{DiskError, RequestError};
+use twinblock::base::generation::{Generation, Lineage};
+use twinblock::base::ids::*;
+use twinblock::base::range::{BLOCK, ByteRange};
+use twinblock::base::request::{Action, Outcome, Request};
+use twinblock::base::state::*;
+use twinblock::base::time::Moment;
+use twinblock::base::view::VolumeView;
+use twinblock::logic::mirror::Mirror;
+use twinblock::logic::mirror::interface::*;
+use twinblock::wire::frame::Frame;
+use twinblock::wire::metadata::record::{Loaded, Record, Superblock};
+
+/// Blocks of the volume.
+pub const BLOCKS: usize = 512;
+/// log2 of the bytes of an intent region.
+pub const REGION_SHIFT: u32 = 16;
+
+fn settings(node: u8) -> Settings {
+    Settings {
+        name: "vol0".into(),
+        node: NodeId(node),
+        node_names: ["alpha".into(), "beta".into()],
+        volume: Uuid(7),
+        mode: Mode::Sync,
+        overflow: Overflow::Block,
+        async_bytes_max: 1 << 20,
+        async_age_max: Duration::from_secs(5),
+        receipt_gating: true,
+        exact_recovery: false,
+        remote_io_timeout: Duration::from_secs(10),
+        link_timeout: Duration::from_secs(5),
+        disk_timeout: Duration::from_secs(30),
+        suspend_max: Duration::from_secs(30),
+        intent_idle: Duration::from_secs(60),
+        resync_rate_max: 0,
+        resync_rate_min: 1 << 20,
+        latency_allowance: 1.25,
+    }
+}
+
+fn fresh_superblock(node: u8, device: u128) -> Superblock {
+    Superblock {
+        sequence: 1,
+        volume: Uuid(7),
+        device: Uuid(device),
+        peer_device: None,
+        node: NodeId(node),
+        committed_bytes: 0,
+        region_shift: REGION_SHIFT,
+        role: Role::Secondary,
+        disk: DiskState::UpToDate,
+        lineage: Lineage::starting_at(Generation::ZEROED),
+        primary_epoch: Epoch(0),
+        seen_epoch: Epoch(0),
+        cache_epoch: 0,
+        join: None,
+        unfinished: None,
+        snapshot: None,
+        clean: false,
+        peer_outdated: false,
+        discard: false,
+        requested: None,
+        suspect: false,
+    }
+}
+
+fn start(node: u8, loaded: Loaded, incarnation: u64) -> Mirror {
+    let identity = Identity { incarnation: Incarnation(incarnation), boot: BootId(1), seed: incarnation };
+    Mirror::new(settings(node), identity, Some(loaded))
+}
+
+pub struct Node {
+    core: Mirror,
+    pub disk: Vec<u8>,
+    pub loaded: Loaded,
+    buffers: BTreeMap<BufferId, Vec<u8>>,
+    next_buffer: u32,
+    replies: BTreeMap<RequestId, Outcome>,
+    outcomes: BTreeMap<CommandId, CommandOutcome>,
+    /// Every write of the data disk fails.
+    pub broken: bool,
+    pub stopped: bool,
+}
+
+impl Node {
+    pub fn new(node: u8, device: u128) -> Node {
+        let loaded = Loaded {
+            superblock: fresh_superblock(node, device),
+            capacity_bytes: BLOCKS as u64 * BLOCK,
+            intents: RoaringBitmap::new(),
+            dirty: RoaringBitmap::new(),
+            suspect: RoaringBitmap::new(),
+            maps_unreadable: false,
+            superblock_suspect: false,
+        };
+        Node {
+            core: start(node, loaded.clone(), 10 + u64::from(node)),
+            disk: vec![0; BLOCKS * BLOCK as usize],
+            loaded,
+            buffers: BTreeMap::new(),
+            next_buffer: 0,
+            replies: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            broken: false,
+            stopped: false,
+        }
+    }
+
+    fn buffer(&mut self, bytes: Vec<u8>) -> BufferId {
+        self.next_buffer += 1;
+        self.buffers.insert(BufferId(self.next_buffer), bytes);
+        BufferId(self.next_buffer)
+    }
+
+    fn slice(&mut self, range: ByteRange) -> &mut [u8] {
+        &mut self.disk[range.offset as usize..range.end() as usize]
+    }
+
+    fn io(&mut self, io: DiskIo) -> Result<Completion, DiskError> {
+        match io {
+            DiskIo::Read { range, buffer } => {
+                let bytes = self.slice(range).to_vec();
+                self.buffers.insert(buffer, bytes);
+                Ok(Completion::Done)
+            }
+            DiskIo::Fill { range, buffer } => {
+                let whole = range.aligned_out();
+                let mut bytes = self.slice(whole).to_vec();
+                let at = (range.offset - whole.offset) as usize;
+                let to = at + range.length as usize;
+                bytes[at..to].copy_from_slice(&self.buffers[&buffer][at..to]);
+                self.buffers.insert(buffer, bytes);
+                Ok(Completion::Done)
+            }
+            DiskIo::ReadChunk { range } => {
+                let bytes = self.slice(range).to_vec();
+                let data = bytes.iter().any(|byte| *byte != 0);
+                Ok(Completion::Chunk { buffer: data.then(|| self.buffer(bytes)) })
+            }
+            DiskIo::Digest { range } => Ok(Completion::Digests(
+                self.slice(range).chunks(BLOCK as usize).map(xxhash_rust::xxh3::xxh3_128).collect(),
+            )),
+            DiskIo::Holes { .. } => Ok(Completion::Holes(Vec::new())),
+            _ if self.broken => Err(DiskError::Failed(5)),
+            DiskIo::Write { range, buffer, .. } => {
+                let bytes = self.buffers[&buffer].clone();
+                self.slice(range).copy_from_slice(&bytes);
+                Ok(Completion::Done)
+            }
+            DiskIo::Zero { range, .. } => {
+                self.slice(range).fill(0);
+                Ok(Completion::Done)
+            }
+            DiskIo::Flush => Ok(Completion::Done),
+        }
+    }
+
+    fn record(&mut self, record: Record) {
+        match record {
+            Record::Superblock(superblock) => self.loaded.superblock = *superblock,
+            Record::Intents { regions, .. } => self.loaded.intents = regions.into_iter().collect(),
+            Record::Snapshot { dirty, suspect, .. } => {
+                self.loaded.dirty = dirty;
+                self.loaded.suspect = suspect;
+            }
+        }
+    }
+}
+
+enum OnWire {
+    Frame(usize, SessionId, Frame),
+    End(SessionId),
+}
+
+pub struct Pair {
+    pub nodes: [Node; 2],
+    now: Moment,
+    link: Option<SessionId>,
+    /// Nobody reconnects while it is cut.
+    pub cut: bool,
+    pub down: [bool; 2],
+    numbers: u64,
+    wire: VecDeque<OnWire>,
+}
+
+impl Pair {
+    pub fn new() -> Pair {
+        let nodes = [Node::new(0, 100), Node::new(1, 101)];
+        let mut pair =
+            Pair { nodes, now: Moment(1), link: None, cut: false, down: [false; 2], numbers: 0, wire: VecDeque::new() };
+        pair.run();
+        pair
+    }
+
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    pub fn give(&mut self, node: usize, input: Input) {
+        let mut out = Vec::new();
+        let now = self.now;
+        let core = &mut self.nodes[node].core;
+        core.handle(now, input, &mut out);
+        core.settle(now, &mut out);
+        core.check();
+        let mut answers = Vec::new();
+        for effect in out {
+            self.carry_out(node, effect, &mut answers);
+        }
+        for answer in answers {
+            self.give(node, answer);
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, effect: Effect, answers: &mut Vec<Input>) {
+        let me = &mut self.nodes[node];
+        match effect {
+            Effect::Disk { op, io } => answers.push(Input::DiskDone { op, result: me.io(io) }),
+            Effect::Persist { op, record } => {
+                me.record(record);
+                answers.push(Input::Persisted { op, result: Ok(()) });
+            }
+            Effect::Send { session, frame } => self.send(node, session, frame),
+            Effect::Disconnect { session, .. } => self.wire.push_back(OnWire::End(session)),
+            Effect::ProbePeer => answers.push(Input::PeerProbed { refused: self.down[1 - node] }),
+            Effect::Reply { request } => {
+                assert!(me.replies.insert(request.id, request.outcome).is_none(), "a piece settles once");
+            }
+            Effect::Copy { from, to } => {
+                let size = me.buffers[&to].len();
+                let bytes = from.map_or(vec![0; size], |from| me.buffers[&from].clone());
+                me.buffers.insert(to, bytes);
+            }
+            Effect::Release { buffer } => drop(me.buffers.remove(&buffer).expect("a buffer is released once")),
+            Effect::CommandDone { id, outcome } => drop(me.outcomes.insert(id, outcome)),
+            Effect::Stopped => me.stopped = true,
+            Effect::Note(_) | Effect::CutClients { .. } | Effect::CloseDisk => {}
+        }
+    }
+
+    fn send(&mut self, node: usize, session: SessionId, mut frame: Frame) {
+        if self.link != Some(session) {
+            return;
+        }
+        let to = 1 - node;
+        if let Some((buffer, range)) = frame.bulk() {
+            let bytes = self.nodes[node].buffers[&buffer].clone();
+            assert_eq!(bytes.len() as u64, range.aligned_out().length);
+            let copy = self.nodes[to].buffer(bytes);
+            if let Frame::Data { buffer, .. } | Frame::ResyncData { buffer, .. } | Frame::ReadReply { buffer, .. } =
+                &mut frame
+            {
+                *buffer = copy;
+            }
+        }
+        self.wire.push_back(OnWire::Frame(to, session, frame));
+    }
+
+    pub fn drop_link(&mut self, reason: &str) {
+        if let Some(session) = self.link.take() {
+            for node in 0..2 {
+                if !self.down[node] {
+                    self.give(node, Input::LinkDown { session, reason: reason.into() });
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some(next) = self.wire.pop_front() {
+            match next {
+                OnWire::End(session) if self.link == Some(session) => self.drop_link("ended"),
+                OnWire::End(_) => {}
+                OnWire::Frame(to, session, frame) if self.link == Some(session) && !self.down[to] => {
+                    self.give(to, Input::Frame { session, frame });
+                }
+                OnWire::Frame(to, _, frame) => {
+                    if let Some((buffer, _)) = frame.bulk() {
+                        self.nodes[to].buffers.remove(&buffer);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Delivers everything, lets six seconds pass, reconnects where it may.
+    pub fn run(&mut self) {
+        for _ in 0..60 {
+            self.deliver();
+            let up = self.down == [false; 2] && !self.nodes.iter().any(|node| node.stopped);
+            if self.link.is_none() && !self.cut && up {
+                let session = SessionId(self.number());
+                self.link = Some(session);
+                self.give(0, Input::LinkUp { session });
+                self.give(1, Input::LinkUp { session });
+                continue;
+            }
+            self.now = self.now + Duration::from_millis(100);
+            for node in 0..2 {
+                if !self.down[node] {
+                    self.give(node, Input::Tick);
+                }
+            }
+        }
+    }
+
+    pub fn command(&mut self, node: usize, command: Command) -> CommandOutcome {
+        let id = CommandId(self.number());
+        self.give(node, Input::Command { id, command });
+        self.run();
+        self.nodes[node].outcomes.remove(&id).expect("a command is answered")
+    }
+
+    pub fn promote(&mut self, node: usize, force: bool) -> CommandOutcome {
+        self.command(node, Command::Promote { force })
+    }
+
+    /// Hands in a piece, runs, and returns how it ended.
+    pub fn request(&mut self, node: usize, action: Action) -> Outcome {
+        let id = RequestId(self.number());
+        self.give(node, Input::Request(Request { id, action }));
+        self.run();
+        *self.nodes[node].replies.get(&id).expect("the piece settled")
+    }
+
+    pub fn write(&mut self, node: usize, offset: u64, bytes: &[u8]) -> Outcome {
+        let range = ByteRange::new(offset, bytes.len() as u64);
+        let mut content = vec![0xee; range.aligned_out().length as usize];
+        let at = (offset % BLOCK) as usize;
+        content[at..at + bytes.len()].copy_from_slice(bytes);
+        let buffer = self.nodes[node].buffer(content);
+        self.request(node, Action::Write { range, buffer, fua: false })
+    }
+
+    pub fn read(&mut self, node: usize, offset: u64, length: u64) -> Result<Vec<u8>, RequestError> {
+        let range = ByteRange::new(offset, length);
+        let buffer = self.nodes[node].buffer(vec![0; range.aligned_out().length as usize]);
+        self.request(node, Action::Read { range, buffer })?;
+        let bytes = self.nodes[node].buffers.remove(&buffer).expect("the buffer is the client's again");
+        let at = (offset % BLOCK) as usize;
+        Ok(bytes[at..at + length as usize].to_vec())
+    }
+
+    pub fn kill(&mut self, node: usize) {
+        self.down[node] = true;
+        self.drop_link("reset");
+        self.nodes[node].buffers.clear();
+        self.run();
+    }
+
+    pub fn restart(&mut self, node: usize) {
+        let incarnation = 1000 + self.number();
+        self.nodes[node].core = start(node as u8, self.nodes[node].loaded.clone(), incarnation);
+        self.nodes[node].stopped = false;
+        self.down[node] = false;
+        self.run();
+    }
+
+    /// Stops a node in order.
+    pub fn stop(&mut self, node: usize) {
+        self.give(node, Input::Stop);
+        self.run();
+        assert!(self.nodes[node].stopped, "the node stopped: {:#?}", self.view(node));
+        self.drop_link("stopped");
+        self.down[node] = true;
+    }
+
+    pub fn view(&self, node: usize) -> VolumeView {
+        self.nodes[node].core.view(self.now)
+    }
+
+    #[track_caller]
+    pub fn assert_in_sync(&self) {
+        for node in 0..2 {
+            let view = self.view(node);
+            assert!(view.in_sync, "node {node}: {view:#?}");
+            assert_eq!(view.dirty_bytes, 0);
+            assert!(self.nodes[node].buffers.is_empty(), "node {node} leaked a buffer");
+        }
+        assert!(self.nodes[0].disk == self.nodes[1].disk, "in sync, but the disks differ");
+    }
+}
