@@ -34,7 +34,7 @@ use super::target::Applying;
 use super::verify::Verify;
 use crate::base::error::DiskError;
 use crate::base::generation::{Generation, Lineage};
-use crate::base::ids::{Epoch, OpId};
+use crate::base::ids::{Epoch, OpId, SessionId};
 use crate::base::limits::PIECES_IN_FLIGHT_MAX;
 use crate::base::range::{BLOCK_SHIFT, ByteRange};
 use crate::base::state::{DiskState, Role};
@@ -83,6 +83,8 @@ pub struct Mirror {
     pub(super) sequence: u64,
     /// Orders whose local leg is not done.
     pub(super) unfinished: BTreeSet<u64>,
+    /// Orders that were sent and whose local leg has not begun: it waits for the peer's receipt.
+    pub(super) gated: BTreeSet<u64>,
     pub(super) flushing: Flushing,
     pub(super) door: Door,
     pub(super) session: Option<Session>,
@@ -138,8 +140,8 @@ pub(super) enum Op {
     Cycle(u64),
     /// The flush before going on alone or taking over.
     Door,
-    /// The source's flush at the end of a resync.
-    SourceFlush,
+    /// The source's flush before or at the end of a resync, in this session.
+    SourceFlush(SessionId),
     /// A resync chunk's read, checksum or question for holes.
     Chunk(Key),
     /// The question for holes ahead of the resync's cursor.
@@ -222,6 +224,7 @@ impl Mirror {
             intent_waiters: Vec::new(),
             sequence: 0,
             unfinished: BTreeSet::new(),
+            gated: BTreeSet::new(),
             flushing: Flushing::default(),
             door: Door::Closed,
             session: None,
@@ -361,7 +364,7 @@ impl Mirror {
             Op::Barrier(number) => self.barrier_flushed(number, done, out),
             Op::Cycle(number) => self.cycle_flushed_here(number, done, out),
             Op::Door => self.door_flushed(done, out),
-            Op::SourceFlush => self.source_flushed(done, out),
+            Op::SourceFlush(session) => self.source_flushed(session, done, out),
             Op::Chunk(key) => self.chunk_done(key, result, out),
             Op::Holes(range) => self.holes_found(range, result, out),
             Op::Intents | Op::Snapshot(_) | Op::Superblock(_) => unreachable!("a record is answered by Persisted"),

@@ -112,7 +112,7 @@ impl Mirror {
 
     /// Whether the local leg of every mutation up to `order` is done.
     pub(super) fn finished_upto(&self, order: u64) -> bool {
-        self.unfinished.first().is_none_or(|first| *first > order)
+        [&self.unfinished, &self.gated].iter().all(|orders| orders.first().is_none_or(|first| *first > order))
     }
 
     fn flush_here(&mut self, out: &mut Vec<Effect>) {

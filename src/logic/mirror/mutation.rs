@@ -16,6 +16,8 @@ pub enum Mutation {
     R3b,
     /// A secondary takes over without flushing first.
     R3c,
+    /// A resync's source lets the target give up its copy without having flushed its own.
+    R3d,
     /// A primary acknowledges alone before its new generation is durable.
     R4,
     /// A primary that lost a session after the peer adopted its generation goes on with the same one.
@@ -42,13 +44,14 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them, for tests that go through the list.
-    pub const ALL: [Mutation; 17] = [
+    pub const ALL: [Mutation; 18] = [
         Mutation::R1,
         Mutation::R2a,
         Mutation::R2b,
         Mutation::R3a,
         Mutation::R3b,
         Mutation::R3c,
+        Mutation::R3d,
         Mutation::R4,
         Mutation::R5,
         Mutation::R6,

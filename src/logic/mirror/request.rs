@@ -385,6 +385,7 @@ impl Mirror {
         };
         if slot.local == Leg::Idle {
             slot.order = number;
+            self.gated.insert(number);
         }
         self.intents.touch(self.now, range, number);
         self.unstable.add(range);
@@ -403,6 +404,7 @@ impl Mirror {
             Work::Zero { unmap } => DiskIo::Zero { range, unmap, fua: slot.fua },
             Work::Read(_) | Work::Flush => unreachable!("only mutations are written"),
         };
+        self.gated.remove(&slot.order);
         self.unfinished.insert(slot.order);
         self.disk_op(Op::Write(key), io, out);
     }

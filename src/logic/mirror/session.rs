@@ -469,6 +469,7 @@ impl Mirror {
             self.door = Door::Closed;
         }
         self.marks.dirty |= self.unstable.drain();
+        self.gated.clear();
         self.forget_promises();
         self.abandon_cycle();
         self.abandon_chunks(out);

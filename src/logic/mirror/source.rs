@@ -1,7 +1,7 @@
 //! The giving side of a resync, from the decision to the join.
 //!
 //! ```text
-//! Marks ─► Persisting ─► Begun ─► Copying ─► Flushing ─► Adopting ─► Persisting join ─► Joining ─► Joined
+//! Marks ─► Persisting ─► FlushingFirst ─► Begun ─► Copying ─► Flushing ─► Adopting ─► Persisting join ─► Joining ─► Joined
 //! target's  all-marked   target   chunks     our disk    target      marks cleared      target
 //! marks     first        durably  (chunk.rs) (R2, R3)    flushes,    (R2)               durably
 //! united    (if so)      Incons.                         adopts
@@ -19,7 +19,7 @@ use super::session::Phase;
 use super::target::Target;
 use crate::base::error::DiskError;
 use crate::base::generation::Generation;
-use crate::base::ids::OpId;
+use crate::base::ids::{OpId, SessionId};
 use crate::base::range::{BLOCK_SHIFT, ByteRange};
 use crate::base::state::{DiskState, ResyncKind, Role};
 use crate::base::time::Moment;
@@ -62,6 +62,8 @@ pub(super) enum Stage {
     Marks,
     /// The snapshot that marks everything is being made durable.
     Persisting,
+    /// Our disk flushes: once the target is Inconsistent, this copy alone counts (R3).
+    FlushingFirst,
     /// The target makes itself Inconsistent.
     Begun,
     /// Chunks are copied; writes are mirrored.
@@ -83,7 +85,7 @@ pub(super) enum Stage {
 
 impl Source {
     pub(super) fn mirrors(&self) -> bool {
-        !matches!(self.stage, Stage::Marks | Stage::Persisting | Stage::Begun)
+        !matches!(self.stage, Stage::Marks | Stage::Persisting | Stage::FlushingFirst | Stage::Begun)
     }
 
     /// The target's disk read as zeroes when this began: zeroes need not be sent.
@@ -248,34 +250,36 @@ impl Mirror {
                 self.marks.dirty.insert_range(0..blocks);
             }
         }
+        self.prepare_target(sync, out);
+    }
+
+    /// Makes durable here what must be before the target gives up or changes anything.
+    fn prepare_target(&mut self, sync: Sync, out: &mut Vec<Effect>) {
         let whole = matches!(sync.kind, Some(ResyncKind::Compare | ResyncKind::Full));
         let total = self.marks.bytes();
         let virgin = self.superblock.lineage.current == Generation::ZEROED;
         let tag = (sync.tag || virgin).then(|| self.fresh_generation(self.superblock.seen_epoch));
         if virgin {
             self.leave_zeroed(tag.expect("a first generation has a tag"));
-        }
-        let source = self.session.as_mut().and_then(|session| session.source()).expect("this node gives");
-        source.total = total;
-        source.tag = tag;
-        if !whole && !virgin {
-            self.tell_begin(out);
-            return;
-        }
-        source.stage = Stage::Persisting;
-        if !whole {
-            self.persist(After::SourceBegun, out);
-            return;
-        }
-        if let Some(tag) = tag.filter(|_| !virgin) {
+        } else if let Some(tag) = tag {
             // From the moment the target takes the tag, our marks are relative to exactly that.
             self.superblock.lineage.bases = vec![tag];
             self.cover = vec![tag];
         }
-        self.superblock.unfinished = sync.kind;
-        self.superblock.requested = None;
-        self.maps_unreadable = false;
-        self.take_snapshot(out);
+        let source = self.session.as_mut().and_then(|session| session.source()).expect("this node gives");
+        source.total = total;
+        source.tag = tag;
+        source.stage = Stage::Persisting;
+        if whole {
+            self.superblock.unfinished = sync.kind;
+            self.superblock.requested = None;
+            self.maps_unreadable = false;
+            self.take_snapshot(out);
+        } else if virgin {
+            self.persist(After::SourceBegun, out);
+        } else {
+            self.source_persisted(out);
+        }
     }
 
     /// Data never lives under the generation of an empty disk: a disk put in later, empty, would count as equal.
@@ -319,9 +323,19 @@ impl Mirror {
 
     pub(super) fn source_persisted(&mut self, out: &mut Vec<Effect>) {
         let source = self.session.as_mut().and_then(|session| session.source());
-        if source.is_some_and(|source| source.stage == Stage::Persisting) {
+        let Some(source) = source.filter(|source| source.stage == Stage::Persisting) else { return };
+        source.stage = Stage::FlushingFirst;
+        if self.rules.broken(Mutation::R3d) || !source.copies() {
+            // Nothing is given up on the other side: it stays as good as it is.
             self.tell_begin(out);
+        } else {
+            self.flush_source(out);
         }
+    }
+
+    fn flush_source(&mut self, out: &mut Vec<Effect>) {
+        let session = self.session.as_ref().expect("a source has a session").id;
+        self.disk_op(Op::SourceFlush(session), DiskIo::Flush, out);
     }
 
     fn tell_begin(&mut self, out: &mut Vec<Effect>) {
@@ -363,20 +377,30 @@ impl Mirror {
         let Stage::Flushing { upto, busy: false } = source.stage else { return };
         source.stage = Stage::Flushing { upto, busy: true };
         if self.rules.broken(Mutation::R2b) {
-            self.source_flushed(Ok(()), out);
+            self.source_is_durable(out);
         } else if self.finished_upto(upto) {
-            self.disk_op(Op::SourceFlush, DiskIo::Flush, out);
+            self.flush_source(out);
         } else {
             let source = self.session.as_mut().and_then(|session| session.source()).expect("this node gives");
             source.stage = Stage::Flushing { upto, busy: false };
         }
     }
 
-    pub(super) fn source_flushed(&mut self, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
+    pub(super) fn source_flushed(&mut self, asked_in: SessionId, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
         if let Err(error) = result {
-            self.disk_failed("the flush at the end of a resync", error, out);
+            self.disk_failed("the flush of a resync", error, out);
             return;
         }
+        // A flush of an earlier session does not cover what was written since.
+        let Some(session) = self.session.as_mut().filter(|session| session.id == asked_in) else { return };
+        match session.source().map(|source| source.stage) {
+            Some(Stage::FlushingFirst) => self.tell_begin(out),
+            Some(Stage::Flushing { busy: true, .. }) => self.source_is_durable(out),
+            _ => {}
+        }
+    }
+
+    fn source_is_durable(&mut self, out: &mut Vec<Effect>) {
         let current = self.superblock.lineage.current;
         let (lineage, epoch) = (self.superblock.lineage.clone(), self.superblock.seen_epoch);
         let cache_epoch = self.superblock.cache_epoch;
