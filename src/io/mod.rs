@@ -1,5 +1,6 @@
 //! Does what the logic decided: ring, disk, buffers, sockets. Decides nothing. All `unsafe` lives here.
 
+pub mod activation;
 pub mod aligned;
 pub mod poller;
 pub mod pool;

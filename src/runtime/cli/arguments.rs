@@ -30,6 +30,17 @@ pub enum Verb {
         #[arg(long)]
         reference: bool,
     },
+    /// Run the daemon of this node, in the foreground.
+    Run {
+        /// What is logged, such as `debug` or `info,twinblock::runtime::peer=debug`. Default: the configuration's.
+        #[arg(long, value_name = "FILTER")]
+        log: Option<String>,
+        /// End at once when the parent process ends.
+        #[arg(long, hide = true)]
+        die_with_parent: bool,
+    },
+    /// Make the metadata of a volume's disk on this node. The daemon must not have the disk open.
+    InitDisk(InitDisk),
     /// Show the state of every volume.
     Status {
         /// For machines.
@@ -109,6 +120,12 @@ pub enum Verb {
         #[arg(long)]
         wait: bool,
     },
+    /// See it work: two daemons on this machine, one killed after the other, every acknowledged write read back.
+    Demo {
+        /// Where the demo makes a directory of its own, removed in the end. Default: that for temporary files.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// List what differs or may differ between the servers, as offset and length in bytes.
     Dirty {
         /// Name of the volume.
@@ -117,6 +134,34 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Options of `init-disk`. Without any, the disk must be blank.
+#[derive(Args, Debug)]
+pub struct InitDisk {
+    /// Name of the volume.
+    pub volume: String,
+    /// Make a sparse file of this size, when the disk does not exist.
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    pub size: Option<u64>,
+    /// The disk holds data that is to be kept: it becomes the volume's content and is copied to the peer.
+    #[arg(long, conflicts_with_all = ["overwrite", "zero"])]
+    pub adopt: bool,
+    /// With --adopt and internal metadata: what lies in the disk's tail may be overwritten.
+    #[arg(long, requires = "adopt")]
+    pub tail_is_free: bool,
+    /// Although the disk holds data or metadata: they are lost, the peer's copy is written over them.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Although there is metadata already: it is replaced.
+    #[arg(long)]
+    pub replace_metadata: bool,
+    /// Zero the disk, so that two such disks need no first copy.
+    #[arg(long)]
+    pub zero: bool,
+    /// Don't ask.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Options of `resync`.
@@ -179,6 +224,10 @@ mod tests {
     #[test]
     fn sizes_and_times_are_checked() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).is_ok();
+        assert!(parse("twinblock init-disk v --size 64MiB"));
+        assert!(!parse("twinblock init-disk v --size big"));
+        assert!(!parse("twinblock init-disk v --adopt --overwrite"));
+        assert!(!parse("twinblock init-disk v --tail-is-free"));
         assert!(parse("twinblock promote v --timeout 500ms"));
         assert!(!parse("twinblock promote v --timeout soon"));
         assert!(!parse("twinblock resync v --full --compare"));

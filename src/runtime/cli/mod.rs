@@ -10,6 +10,7 @@ mod confirm;
 mod progress;
 
 mod follow;
+mod init;
 mod session;
 mod status;
 mod verbs;
@@ -19,6 +20,8 @@ mod arguments;
 use self::arguments::{Arguments, Verb};
 use self::exit::{Exit, Failure};
 use crate::runtime::config::{self, Config, Depth};
+use crate::runtime::daemon::{self, RunOptions};
+use crate::runtime::demo;
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -42,6 +45,12 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         Verb::Check { reference: false } => check(&load(arguments, Depth::Secret)?),
+        Verb::Run { log, die_with_parent } => {
+            let options = RunOptions { log: log.clone(), die_with_parent: *die_with_parent };
+            daemon::run(load(arguments, Depth::Secret)?, &options)
+        }
+        Verb::Demo { dir } => demo::demo(dir.clone()),
+        Verb::InitDisk(options) => init::init_disk(&file()?, options),
         Verb::Status { json, watch } => status::status(&file()?, *json, *watch),
         Verb::Dirty { volume, json } => verbs::dirty(&file()?, volume, *json),
         Verb::Promote { volume, force, yes, timeout } => verbs::promote(&file()?, volume, *force, *yes, *timeout),

@@ -27,7 +27,6 @@ use self::secret::Secret;
 use self::settings::{DaemonSettings, VolumeSettings};
 use crate::base::ids::{NodeId, Uuid};
 use crate::logic::mirror::interface::Settings;
-use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -144,8 +143,7 @@ impl Config {
 
     /// Identity of a volume: the same on both nodes, different in every cluster.
     pub fn volume_uuid(&self, volume: &str) -> Uuid {
-        let digest = Sha256::digest(format!("twinblock volume\0{}\0{volume}", self.cluster));
-        Uuid(u128::from_be_bytes(digest[..16].try_into().expect("a digest has 32 bytes")))
+        crate::io::disk::volume_uuid(&self.cluster, volume)
     }
 
     /// What the mirror core is given for a volume.

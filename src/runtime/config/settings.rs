@@ -6,6 +6,7 @@
 use super::document::{Document, Section, Value};
 use super::units;
 use crate::base::state::{Mode, Overflow};
+use crate::io::ring::Choice;
 use std::time::Duration;
 use toml::de::DeValue;
 
@@ -143,6 +144,9 @@ settings! {
         /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,twinblock::runtime=debug`.
         /// `--log` goes before it.
         log: String = "info";
+        /// How disks are read and written: `automatic` by io_uring where the kernel allows it, else by threads;
+        /// `threads` always by threads.
+        disk_engine: Choice = "automatic";
         /// Longest wait for a TCP connection to one address of the peer.
         connect_timeout: Duration = "2s", "50ms" to "1min";
         /// Longest time the peer may take to authenticate on a new connection.
@@ -327,6 +331,7 @@ macro_rules! word_kind {
 }
 
 word_kind!(Mode, "sync, memory, async", "sync" => Mode::Sync, "memory" => Mode::Memory, "async" => Mode::Async);
+word_kind!(Choice, "automatic, threads", "automatic" => Choice::Automatic, "threads" => Choice::Threads);
 word_kind!(Overflow, "block, shed", "block" => Overflow::Block, "shed" => Overflow::Shed);
 
 fn text_or_number(value: &DeValue<'_>) -> Option<String> {

@@ -1,0 +1,119 @@
+//! What the control socket is asked, answered by the volumes.
+
+use super::events::ANSWER_TIME_MAX;
+use super::{Daemon, replace, volume::Volume};
+use crate::base::command::{CommandOutcome, Refusal};
+use crate::base::state::LinkState;
+use crate::runtime::control::message::{Answer, Ask, DIRTY_RANGES_MAX, NodeStatus, VolumeStatus};
+use crate::runtime::shard::ShardView;
+use std::rc::Rc;
+use tokio::time::timeout;
+
+/// Answers one request.
+pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
+    let result = match ask {
+        Ask::Status => match status(daemon).await {
+            Ok(status) => return Answer::Status { status },
+            Err(refusal) => Err(refusal),
+        },
+        Ask::Dirty { volume, ranges_max } => match dirty(daemon, &volume, ranges_max).await {
+            Ok(answer) => return answer,
+            Err(refusal) => Err(refusal),
+        },
+        Ask::Command { volume, command } => match find(daemon, &volume) {
+            Ok(volume) => return Answer::Outcome { result: volume.shard.command(command).await },
+            Err(refusal) => Err(refusal),
+        },
+        Ask::Attach { volume } => match find(daemon, &volume) {
+            Ok(volume) => replace::attach(daemon, &volume).await,
+            Err(refusal) => Err(refusal),
+        },
+        Ask::ReplaceDisk { volume, disk } => match find(daemon, &volume) {
+            Ok(volume) => replace::replace(daemon, &volume, disk).await,
+            Err(refusal) => Err(refusal),
+        },
+        Ask::Connect { volume } => find(daemon, &volume).map(|volume| set_disconnected(&volume, false)),
+        Ask::Disconnect { volume } => find(daemon, &volume).map(|volume| set_disconnected(&volume, true)),
+    };
+    let result = match result {
+        Ok(sentence) => CommandOutcome::Done(sentence),
+        Err(refusal) => CommandOutcome::Refused(refusal),
+    };
+    Answer::Outcome { result }
+}
+
+/// The view of a volume's shard, in bounded time.
+pub async fn view(volume: &Volume) -> Result<ShardView, Refusal> {
+    timeout(ANSWER_TIME_MAX, volume.shard.view()).await.map_err(|_| {
+        Refusal::new(
+            "stuck",
+            format!("The thread of volume {} does not answer.", volume.name),
+            "Look at the log and at the state of its disk.",
+        )
+    })
+}
+
+fn find(daemon: &Daemon, name: &str) -> Result<Rc<Volume>, Refusal> {
+    daemon.volumes.iter().find(|volume| volume.name == name).cloned().ok_or_else(|| {
+        Refusal::new(
+            "unknown-volume",
+            format!("The running daemon knows no volume {name:?}."),
+            "If the configuration names it, restart the daemon.",
+        )
+    })
+}
+
+async fn status(daemon: &Daemon) -> Result<serde_json::Value, Refusal> {
+    let mut volumes = Vec::new();
+    for volume in &daemon.volumes {
+        let ShardView { volume: mut view, clients } = view(volume).await?;
+        // What keeps the link from coming up is known here, not in the core.
+        if matches!(view.link, LinkState::Down | LinkState::Disconnected) {
+            view.link_reason = volume.link.trouble().or(view.link_reason);
+        }
+        let place = volume.place.borrow();
+        volumes.push(VolumeStatus {
+            view,
+            clients: clients.iter().map(as_json).collect(),
+            disk_path: place.disk.clone(),
+            nbd: place.nbd.iter().map(ToString::to_string).collect(),
+        });
+    }
+    Ok(as_json(&NodeStatus {
+        node: daemon.config.this_node().name.clone(),
+        peer: daemon.config.peer_node().name.clone(),
+        cluster: daemon.config.cluster.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        volumes,
+    }))
+}
+
+async fn dirty(daemon: &Daemon, volume: &str, ranges_max: usize) -> Result<Answer, Refusal> {
+    let volume = find(daemon, volume)?;
+    let most = ranges_max.min(DIRTY_RANGES_MAX);
+    // One more than asked for tells whether there is more.
+    let asked = timeout(ANSWER_TIME_MAX, volume.shard.dirty(most + 1)).await;
+    let mut ranges =
+        asked.map_err(|_| Refusal::new("stuck", "The volume's thread does not answer.", "See the log."))?;
+    let truncated = ranges.len() > most;
+    ranges.truncate(most);
+    Ok(Answer::Dirty { ranges, truncated })
+}
+
+fn set_disconnected(volume: &Volume, disconnected: bool) -> String {
+    volume.link.set_disconnected(disconnected);
+    volume.shard.set_disconnected(disconnected);
+    let name = &volume.name;
+    match disconnected {
+        true => format!(
+            "{name} is disconnected from its peer until `connect {name}` or a restart of the daemon; what is written \
+             meanwhile is resynced then."
+        ),
+        false => format!("{name} is connecting to its peer."),
+    }
+}
+
+fn as_json<T: serde::Serialize>(value: &T) -> serde_json::Value {
+    serde_json::to_value(value).expect("status has no type that JSON can't hold")
+}

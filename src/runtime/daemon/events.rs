@@ -1,0 +1,138 @@
+//! What comes in from the shards and from outside while the daemon runs, and its orderly end.
+
+use super::{Daemon, Events, notify, volume::Volume};
+use crate::runtime::cli::exit::{Exit, Failure};
+use crate::runtime::config::{self, Depth};
+use crate::runtime::shard::ShardEvent;
+use crate::runtime::{notes, peer};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+/// The signals the daemon listens to.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// From here on these signals don't end the process any more.
+    pub fn new() -> Result<Signals, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("signals can't be listened to: {error}")))
+        };
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Serves events until a signal or a broken shard ends the daemon, then stops every volume in order.
+pub async fn until_stopped(daemon: &Rc<Daemon>, mut events: Events, mut signals: Signals) -> Result<Exit, Failure> {
+    let broken = loop {
+        tokio::select! {
+            Some((name, event)) = events.recv() => {
+                if let Some(broken) = on_event(daemon, &name, event) {
+                    break Some(broken);
+                }
+            }
+            _ = signals.terminate.recv() => break None,
+            _ = signals.interrupt.recv() => break None,
+            _ = signals.hang_up.recv() => check_again(daemon),
+        }
+    };
+    notify::tell("STOPPING=1");
+    let longest = daemon.config.daemon.stop_timeout;
+    tracing::info!("stopping: flushing every volume, for at most {} s", longest.as_secs_f64());
+    let deadline = Instant::now() + longest;
+    for volume in &daemon.volumes {
+        volume.shard.stop();
+    }
+    let stopped = stop_in_order(daemon, &mut events, &mut signals, deadline).await;
+    match (broken, stopped) {
+        (Some(reason), _) => Err(Failure::new(Exit::Failed, reason)),
+        (None, Ok(())) => {
+            tracing::info!("stopped in order");
+            Ok(Exit::Done)
+        }
+        (None, Err(reason)) => Err(Failure::new(Exit::Failed, reason)),
+    }
+}
+
+async fn stop_in_order(
+    daemon: &Rc<Daemon>,
+    events: &mut Events,
+    signals: &mut Signals,
+    deadline: Instant,
+) -> Result<(), String> {
+    let still_running = || -> Vec<&str> {
+        let running = daemon.volumes.iter().filter(|volume| !volume.ended.get());
+        running.map(|volume| volume.name.as_str()).collect()
+    };
+    while !still_running().is_empty() {
+        tokio::select! {
+            Some((name, event)) = events.recv() => drop(on_event(daemon, &name, event)),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = tokio::time::sleep_until(deadline) => break,
+        }
+    }
+    match still_running() {
+        running if running.is_empty() => Ok(()),
+        running => Err(format!(
+            "not stopped in order: {} did not end in time; nothing acknowledged is lost, and the next start resyncs \
+             what was under way",
+            running.join(", ")
+        )),
+    }
+}
+
+/// Handles one event. `Some` when the daemon can't go on, with what happened.
+fn on_event(daemon: &Rc<Daemon>, name: &str, event: ShardEvent) -> Option<String> {
+    let volume = daemon.volumes.iter().find(|volume| volume.name == name)?;
+    match event {
+        ShardEvent::LinkWanted { reconnect_now } => volume.link.want(reconnect_now),
+        ShardEvent::ProbeWanted => probe(daemon, volume),
+        ShardEvent::DiskClosed => {
+            volume.disk_open.set(false);
+            volume.disk_closed.notify_one();
+        }
+        ShardEvent::Note(note) => notes::log(name, &note),
+        ShardEvent::Stopped => volume.ended.set(true),
+        ShardEvent::Fatal(reason) => {
+            volume.ended.set(true);
+            tracing::error!(volume = name, "the volume's thread ended by a fault: {reason}");
+            return Some(format!(
+                "volume {name}: the thread ended by a fault: {reason}; start the daemon again, and report it"
+            ));
+        }
+    }
+    None
+}
+
+fn probe(daemon: &Rc<Daemon>, volume: &Rc<Volume>) {
+    let (daemon, volume) = (daemon.clone(), volume.clone());
+    tokio::task::spawn_local(async move {
+        volume.shard.probed(peer::dial::peer_refuses(&daemon.local).await);
+    });
+}
+
+/// SIGHUP: says whether the file is good, so that a restart has no surprise.
+fn check_again(daemon: &Daemon) {
+    let node = daemon.config.this_node().name.clone();
+    match config::load(&daemon.config.file, Some(&node), Depth::Secret) {
+        Err(problems) => tracing::error!("the configuration has problems\n{problems}"),
+        Ok(new) if new.digest == daemon.config.digest => tracing::info!("the configuration is unchanged"),
+        Ok(_) => tracing::info!(
+            "the changed configuration is good; restart the daemon to use it (a volume's disk is read again by \
+             `attach` and `replace-disk`)"
+        ),
+    }
+}
+
+/// Longest wait for a shard that should answer at once.
+pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);

@@ -1,0 +1,144 @@
+//! `run`: the daemon of one node.
+//!
+//! ```text
+//! main thread (one tokio runtime)                     one thread per volume
+//!   control socket ─▶ control ─┐ command, view, …       shard: core, disk, clients, link
+//!   peer: dial / listen ───────┼──────────────────▶     │
+//!   signals ─▶ stop            │                        │
+//!   events ◀───────────────────┴─── notes, link wanted ─┘
+//! ```
+//! Nothing on this thread is on the path of a request. A volume whose disk can't be opened starts without one, and the
+//! daemon goes on.
+
+mod instance;
+mod log;
+mod notify;
+mod sockets;
+
+mod volume;
+
+mod control;
+mod events;
+mod replace;
+
+use self::instance::Instance;
+use self::volume::Volume;
+pub use self::volume::spec as disk_spec;
+use crate::base::ids::{BootId, Incarnation};
+use crate::logic::mirror::interface::Identity;
+use crate::runtime::cli::exit::{Exit, Failure};
+use crate::runtime::config::Config;
+use crate::runtime::control::server;
+use crate::runtime::peer::{self, Links, Local};
+use crate::runtime::shard::ShardEvent;
+use std::cell::RefCell;
+use std::rc::Rc;
+use tokio::sync::mpsc;
+
+/// What the command line says about a run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Log filter; goes before the configuration's.
+    pub log: Option<String>,
+    /// End at once when the parent process ends.
+    pub die_with_parent: bool,
+}
+
+/// Everything the tasks of the daemon share.
+pub struct Daemon {
+    /// The configuration it runs with; a volume's disk may be read again from the file.
+    pub config: Config,
+    /// In the order of the configuration.
+    pub volumes: Vec<Rc<Volume>>,
+    /// The link's side of this node.
+    pub local: Rc<Local>,
+}
+
+type Events = mpsc::UnboundedReceiver<(String, ShardEvent)>;
+
+/// Runs the daemon until it is told to stop.
+pub fn run(config: Config, options: &RunOptions) -> Result<Exit, Failure> {
+    if options.die_with_parent {
+        instance::die_with_parent()?;
+    }
+    log::start(options.log.as_deref().unwrap_or(&config.daemon.log))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("the kernel refuses what the daemon needs: {error}")))?;
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, run_on_runtime(config))
+}
+
+async fn run_on_runtime(config: Config) -> Result<Exit, Failure> {
+    let instance = Instance::begin(config.this_node())?;
+    // From here on a stale socket can only be that of a dead daemon: this one holds the lock.
+    let mut bound = sockets::bind_all(&config)?;
+    let signals = events::Signals::new()?;
+    let identity = identity()?;
+    let local = Rc::new(Local::new(&config, identity.incarnation));
+    let (sender, events) = mpsc::unbounded_channel();
+    let mut volumes = Vec::new();
+    for volume in &config.volumes {
+        let listeners = bound.nbd.remove(&volume.name).unwrap_or_default();
+        volumes.push(Rc::new(Volume::start(&config, volume, identity, listeners, sender.clone())?));
+    }
+    let daemon = Rc::new(Daemon { config, volumes, local });
+    serve_peer(&daemon, bound.peer);
+    serve_control(&daemon, bound.control);
+    println!(
+        "twinblock: node {} of cluster {} is ready, {}",
+        daemon.config.this_node().name,
+        daemon.config.cluster,
+        match daemon.volumes.len() {
+            1 => "1 volume".to_string(),
+            n => format!("{n} volumes"),
+        }
+    );
+    notify::tell("READY=1");
+    let exit = events::until_stopped(&daemon, events, signals).await;
+    sockets::remove(&daemon.config);
+    drop(instance);
+    exit
+}
+
+fn serve_peer(daemon: &Daemon, listeners: Vec<tokio::net::TcpListener>) {
+    let links: Links = Rc::new(daemon.volumes.iter().map(|volume| volume.link.clone()).collect());
+    let places = Rc::new(peer::listen::Places::new(&daemon.local));
+    for listener in listeners {
+        tokio::task::spawn_local(peer::listen::serve(listener, daemon.local.clone(), links.clone(), places.clone()));
+    }
+    // The first node dials, the second waits for it.
+    if daemon.local.node.0 == 0 {
+        for link in links.iter() {
+            let (local, link) = (daemon.local.clone(), link.clone());
+            tokio::task::spawn_local(async move { peer::dial::keep_connected(&local, &link).await });
+        }
+    }
+}
+
+fn serve_control(daemon: &Rc<Daemon>, listener: tokio::net::UnixListener) {
+    let idle_max = daemon.config.daemon.control_idle_max;
+    let daemon = daemon.clone();
+    tokio::task::spawn_local(server::serve(listener, idle_max, move |ask| {
+        let daemon = daemon.clone();
+        async move { control::answer(&daemon, ask).await }
+    }));
+}
+
+/// Who this process is. The seed of the core's own numbers is drawn for each volume anew.
+fn identity() -> Result<Identity, Failure> {
+    let failed = |what: &str, error: String| Failure::new(Exit::Failed, format!("{what} can't be read: {error}"));
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).map_err(|error| failed(path, error.to_string()))?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let boot = u128::from_str_radix(&digits, 16).map_err(|error| failed(path, error.to_string()))?;
+    let incarnation = volume::random().map_err(|error| failed("the kernel's random numbers", error))?;
+    Ok(Identity { incarnation: Incarnation(incarnation), boot: BootId(boot), seed: 0 })
+}
+
+/// The configured place of a volume's disk, which may have changed since the daemon started.
+type Place = RefCell<crate::runtime::config::PlaceConfig>;

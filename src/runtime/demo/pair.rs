@@ -1,0 +1,212 @@
+//! Two servers on one machine: a directory, a configuration, two daemons as child processes of this binary.
+
+use crate::runtime::cli::exit::Exit;
+use crate::runtime::cli::exit::Failure;
+use std::fs::{DirBuilder, File};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Names of the two servers.
+pub const NODES: [&str; 2] = ["alpha", "beta"];
+/// Name of the volume.
+pub const VOLUME: &str = "vol0";
+/// Longest wait for a daemon to be ready, to stop, or to be in sync.
+const STEP_TIME_MAX: Duration = Duration::from_secs(30);
+/// Time between two looks at the status.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Lines of a daemon's log shown when the demo fails.
+const LOG_LINES_SHOWN: usize = 15;
+
+/// The directory and the daemons, shared with whoever cleans up.
+#[derive(Clone)]
+pub struct Pair {
+    /// The directory that holds everything.
+    pub folder: PathBuf,
+    /// Where each server serves the volume.
+    pub nbd: [SocketAddr; 2],
+    daemons: Arc<Mutex<[Option<Child>; 2]>>,
+}
+
+impl Pair {
+    /// Makes the directory with secret and configuration. Nothing runs yet.
+    pub fn new(parent: &Path) -> Result<Pair, Failure> {
+        let folder = parent.join(format!("twinblock-demo-{}", std::process::id()));
+        let failed = |error: std::io::Error| {
+            let message = format!("the demo can't use {}: {error}; choose a directory with --dir", folder.display());
+            Failure::new(Exit::Failed, message)
+        };
+        DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
+        let made = Pair::fill(&folder);
+        if made.is_err() {
+            let _ = std::fs::remove_dir_all(&folder);
+        }
+        let nbd = made.map_err(failed)?;
+        Ok(Pair { folder, nbd, daemons: Arc::default() })
+    }
+
+    fn fill(folder: &Path) -> std::io::Result<[SocketAddr; 2]> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|error| std::io::Error::other(error.to_string()))?;
+        let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(folder.join("secret"))?;
+        writeln!(file, "{secret}")?;
+        let ports = free_ports()?;
+        let mut text = "cluster = \"demo\"\nsecret_file = \"secret\"\n".to_string();
+        for (node, port) in NODES.iter().zip(ports) {
+            text.push_str(&format!(
+                "\n[[node]]\nname = \"{node}\"\nmirror = [\"127.0.0.1:{port}\"]\ncontrol = \"{node}.sock\"\n\
+                 state_dir = \"{node}.d\"\n"
+            ));
+        }
+        text.push_str(&format!("\n[[volume]]\nname = \"{VOLUME}\"\nmode = \"sync\"\n"));
+        for (node, port) in NODES.iter().zip(&ports[2..]) {
+            text.push_str(&format!(
+                "\n[volume.on.{node}]\ndisk = \"{node}.img\"\nmetadata = \"internal\"\nnbd = [\"tcp:127.0.0.1:{port}\"]\n"
+            ));
+        }
+        std::fs::write(folder.join("pair.toml"), text)?;
+        Ok([SocketAddr::from(([127, 0, 0, 1], ports[2])), SocketAddr::from(([127, 0, 0, 1], ports[3]))])
+    }
+
+    /// Runs a verb on a server, as a person would, and returns what it printed.
+    pub fn verb(&self, node: usize, arguments: &[&str]) -> Result<String, Failure> {
+        let output = self.command(node)?.args(arguments).stdin(Stdio::null()).output().map_err(cannot_run)?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr).trim().to_string();
+            let message = format!("`twinblock --node {} {}` failed: {words}", NODES[node], arguments.join(" "));
+            return Err(Failure::new(Exit::Failed, message));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts a server's daemon, and waits until it says that it is ready.
+    pub fn start(&self, node: usize) -> Result<(), Failure> {
+        let name = NODES[node];
+        let log = File::options().append(true).create(true).open(self.folder.join(format!("{name}.log")));
+        let log = log.map_err(cannot_run)?;
+        let ready = self.folder.join(format!("{name}.ready"));
+        let out = File::create(&ready).map_err(cannot_run)?;
+        let mut command = self.command(node)?;
+        // A group of its own: ctrl-C at the terminal is for the demo, which then ends its daemons itself.
+        command.args(["run", "--die-with-parent"]).process_group(0).stdin(Stdio::null()).stdout(out).stderr(log);
+        let child = command.spawn().map_err(cannot_run)?;
+        self.lock()[node] = Some(child);
+        let deadline = Instant::now() + STEP_TIME_MAX;
+        loop {
+            if std::fs::read_to_string(&ready).is_ok_and(|text| text.contains("is ready")) {
+                return Ok(());
+            }
+            let ended = self.lock()[node].as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if let Some(status) = ended {
+                return Err(self.failure(format!("the daemon of {name} ended at its start ({status})")));
+            }
+            if Instant::now() >= deadline {
+                return Err(self.failure(format!("the daemon of {name} is not ready in time")));
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// Kills a server's daemon as a crash would: without a word.
+    pub fn kill(&self, node: usize) {
+        if let Some(mut child) = self.lock()[node].take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops a server's daemon in order.
+    pub fn stop(&self, node: usize) -> Result<(), Failure> {
+        let Some(mut child) = self.lock()[node].take() else { return Ok(()) };
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let deadline = Instant::now() + STEP_TIME_MAX;
+        while Instant::now() < deadline {
+            match child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => {
+                    return Err(self.failure(format!("the daemon of {} did not stop in order ({status})", NODES[node])));
+                }
+                _ => std::thread::sleep(LOOK_INTERVAL),
+            }
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        Err(self.failure(format!("the daemon of {} did not stop in time", NODES[node])))
+    }
+
+    /// The state of the volume on a server.
+    pub fn status(&self, node: usize) -> Result<serde_json::Value, Failure> {
+        let text = self.verb(node, &["status", "--json"])?;
+        let status: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|error| Failure::new(Exit::Failed, format!("the status can't be read: {error}")))?;
+        Ok(status["volumes"][0].clone())
+    }
+
+    /// Waits until both disks hold the same, and returns the state of the volume on that server.
+    pub fn wait_in_sync(&self, node: usize) -> Result<serde_json::Value, Failure> {
+        let deadline = Instant::now() + STEP_TIME_MAX;
+        loop {
+            let status = self.status(node)?;
+            if status["in_sync"] == true && status["resync"].is_null() {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                let words = format!("not in sync in time; {} says {status}", NODES[node]);
+                return Err(self.failure(words));
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// A failure, with the end of both logs: the directory will be gone.
+    pub fn failure(&self, words: String) -> Failure {
+        let mut message = words;
+        for node in NODES {
+            let log = std::fs::read_to_string(self.folder.join(format!("{node}.log"))).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            message.push_str(&format!("\n-- end of the log of {node}\n{}", last.join("\n")));
+        }
+        Failure::new(Exit::Failed, message)
+    }
+
+    /// Ends both daemons and removes the directory. May be called twice.
+    pub fn clean_up(&self) {
+        (0..NODES.len()).for_each(|node| self.kill(node));
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+
+    fn command(&self, node: usize) -> Result<Command, Failure> {
+        let binary = std::env::current_exe().map_err(cannot_run)?;
+        let mut command = Command::new(binary);
+        // Relative paths keep the sockets' names short, wherever the directory is.
+        command.current_dir(&self.folder).args(["-c", "pair.toml", "--node", NODES[node]]);
+        Ok(command)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, [Option<Child>; 2]> {
+        self.daemons.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Four ports nobody listens at.
+fn free_ports() -> std::io::Result<[u16; 4]> {
+    let listeners: Vec<TcpListener> =
+        (0..4).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+    let mut ports = [0; 4];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+fn cannot_run(error: std::io::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("the demo can't run a twinblock daemon: {error}"))
+}
