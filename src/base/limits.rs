@@ -56,6 +56,8 @@ pub const INTENT_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Payload of one link frame, in bytes. A frame that says more is refused before anything is allocated.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// How soon after a session's end the peer must be found gone for that to prove that it did not go on alone.
+pub const PEER_GONE_WITHIN: Duration = Duration::from_secs(1);
 /// Time between two pings on an idle link.
 pub const PING_INTERVAL: Duration = Duration::from_millis(500);
 

@@ -16,7 +16,7 @@ use super::leave::{Demotion, Stopping};
 use super::session::Phase;
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::{CommandId, Epoch};
-use crate::base::state::{DiskState, ResyncKind, Role};
+use crate::base::state::{DiskState, Mode, ResyncKind, Role};
 use crate::wire::message::{Continuity, Message};
 
 /// What the operator asked for and is not done yet.
@@ -176,7 +176,8 @@ impl Mirror {
         if self.superblock.peer_outdated {
             return Ok(Way::Takeover);
         }
-        if self.was_joined && self.peer_gone && self.continuity() == Continuity::SameProcess {
+        let behind = self.settings.mode == Mode::Async;
+        if self.was_joined && self.peer_gone && self.continuity() == Continuity::SameProcess && !behind {
             return Ok(Way::Takeover);
         }
         Err(Refusal::new(

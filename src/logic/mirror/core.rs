@@ -95,8 +95,9 @@ pub struct Mirror {
     pub(super) rule: Option<handshake::Rule>,
     /// The peer's process was gone right when the last session ended: it can't have gone on alone.
     pub(super) peer_gone: bool,
-    /// The last session was joined when it ended.
+    /// The last session was joined when it ended, then.
     pub(super) was_joined: bool,
+    pub(super) link_lost: Moment,
     pub(super) pending: Pending,
     pub(super) finished: Finished,
     pub(super) governor: Governor,
@@ -233,6 +234,7 @@ impl Mirror {
             rule: None,
             peer_gone: false,
             was_joined: false,
+            link_lost: Moment(0),
             pending: Pending::default(),
             finished: Finished::default(),
             governor: Governor::new(&settings),

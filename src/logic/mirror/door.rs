@@ -13,7 +13,6 @@
 use super::core::{After, Mirror, Op};
 use super::interface::{DiskIo, Effect, Note};
 use super::mutation::Mutation;
-use super::slab::Key;
 use crate::base::error::DiskError;
 use crate::base::generation::BASES_MAX;
 use crate::base::ids::Epoch;
@@ -72,7 +71,7 @@ impl Door {
 
 impl Mirror {
     /// A piece can go nowhere: begin what lets it, and remember since when.
-    pub(super) fn hold(&mut self, _key: Key, out: &mut Vec<Effect>) {
+    pub(super) fn hold(&mut self, out: &mut Vec<Effect>) {
         if self.disk == DiskState::UpToDate && self.role == Role::Primary {
             if self.door == Door::Closed && !self.session.as_ref().is_some_and(|session| session.is_deciding()) {
                 self.go_through(Purpose::Solo, out);

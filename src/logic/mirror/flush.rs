@@ -44,6 +44,12 @@ struct Cycle {
 }
 
 impl Flushing {
+    /// A number of its own for a flush outside the cycles.
+    pub(super) fn take_number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
     /// Number of the last cycle begun.
     pub(super) fn number(&self) -> u64 {
         self.numbers
@@ -66,8 +72,7 @@ impl Mirror {
     pub(super) fn start_cycle_if_wanted(&mut self, out: &mut Vec<Effect>) {
         if self.flushing.cycle.is_none() && !self.flushing.next.is_empty() {
             if self.path() == Path::Held {
-                let key = self.flushing.next[0];
-                self.hold(key, out);
+                self.hold(out);
                 return;
             }
             self.start_cycle(out);

@@ -21,7 +21,7 @@
 
 use super::mutation::{Mutation, Rules};
 use crate::base::generation::{Generation, Relation};
-use crate::base::state::{DiskState, ResyncKind, Role};
+use crate::base::state::{DiskState, Mode, ResyncKind, Role};
 use crate::wire::message::{Continuity, Descriptor};
 use std::cmp::Ordering;
 
@@ -365,7 +365,7 @@ impl Case<'_> {
     /// primary, then the lower node id. A primary that came back quickly is not the source just because it was primary.
     fn survivor(&self) -> Side {
         let (a, b) = (self.ours, self.theirs);
-        let by_memory = a.continuity.cmp(&b.continuity);
+        let by_memory = self.memory(a).cmp(&self.memory(b));
         let by_disk = (a.disk == DiskState::UpToDate).cmp(&(b.disk == DiskState::UpToDate));
         let by_epoch = a.primary_epoch.cmp(&b.primary_epoch);
         let by_node = b.node.cmp(&a.node);
@@ -375,6 +375,16 @@ impl Case<'_> {
             by_memory.then(by_disk).then(by_epoch).then(by_node)
         };
         if order == Ordering::Greater { Side::Ours } else { Side::Theirs }
+    }
+
+    /// What a node's continuity is worth in the volume's mode. A memory-synchronous secondary promised what only its
+    /// process held; an asynchronous one never promised anything, so there the last primary counts.
+    fn memory(&self, node: &Descriptor) -> Continuity {
+        match (node.mode, node.continuity) {
+            (Mode::Async, _) => Continuity::Rebooted,
+            (Mode::Memory, Continuity::SameBoot) => Continuity::Rebooted,
+            (_, continuity) => continuity,
+        }
     }
 
     fn sync(&self, rule: Rule, source: Side, basis: Basis) -> Decision {

@@ -283,7 +283,7 @@ impl Mirror {
             Path::Mirrored => self.mirror_leg(key, out),
             Path::Forward => self.forward_leg(key, out),
             Path::Solo => self.solo_leg(key, out),
-            Path::Held => self.hold(key, out),
+            Path::Held => self.hold(out),
         }
         self.conclude(key, out);
     }
@@ -293,7 +293,7 @@ impl Mirror {
         let disk = self.disk;
         let slot = &mut self.slots[key];
         if disk == DiskState::Diskless {
-            self.hold(key, out);
+            self.hold(out);
             return false;
         }
         if !slot.filled {
@@ -598,7 +598,7 @@ impl Mirror {
     fn read_from_peer(&mut self, key: Key, out: &mut Vec<Effect>) {
         let can = self.session.as_ref().is_some_and(|session| session.peer_can_read());
         if !can || !matches!(self.slots[key].origin, Origin::Client(_)) {
-            self.hold(key, out);
+            self.hold(out);
             return;
         }
         let slot = &mut self.slots[key];

@@ -18,6 +18,7 @@ use super::source::Source;
 use super::target::Target;
 use crate::base::error::RequestError;
 use crate::base::ids::{Epoch, Sequence, SessionId};
+use crate::base::limits::PEER_GONE_WITHIN;
 use crate::base::state::{DiskState, Mode, Role};
 use crate::base::time::Moment;
 use crate::wire::frame::Frame;
@@ -53,6 +54,8 @@ pub(super) struct Session {
     ending: bool,
     /// The peer stopped in order: it serves no more.
     left: bool,
+    /// Bytes the peer's verify found different and did not repair.
+    pub(super) unrepaired: u64,
 }
 
 /// What a sent frame was for.
@@ -107,6 +110,7 @@ impl Session {
             stalled: false,
             ending: false,
             left: false,
+            unrepaired: 0,
         }
     }
 
@@ -459,6 +463,7 @@ impl Mirror {
         let Some(session) = self.session.take_if(|session| session.id == id) else { return };
         self.note(Note::SessionEnded { reason: reason.clone() }, out);
         self.was_joined = matches!(session.phase, Phase::Joined);
+        self.link_lost = self.now;
         if !matches!(session.phase, Phase::Refused) {
             self.link_reason = Some(reason);
         }
@@ -508,7 +513,8 @@ impl Mirror {
 
     /// The runtime looked whether the peer's daemon runs, right after the session ended.
     pub(super) fn peer_probed(&mut self, refused: bool) {
-        if self.session.is_none() {
+        // A refusal that comes late proves nothing: the peer may have gone on alone in between.
+        if self.session.is_none() && self.now.since(self.link_lost) <= PEER_GONE_WITHIN {
             self.peer_gone |= refused;
         }
     }
@@ -555,7 +561,7 @@ impl Mirror {
             Message::ReadFailed { op, .. } => self.peer_read_answered(op, None, out),
             Message::PauseResync { paused } => self.pause_resync(paused, out),
             Message::StartVerify { repair } => self.peer_wants_verify(repair, out),
-            state @ Message::VerifyState { .. } => self.finished.peer_verified(state),
+            state @ Message::VerifyState { .. } => self.peer_verify_told(state),
             Message::DiscardYours { full } => self.peer_wants_discard(full, out),
             Message::Ping { token } => self.send(Message::Pong { token }, out),
             Message::Pong { .. } => {}
@@ -597,6 +603,13 @@ impl Mirror {
         if self.session.as_ref().is_some_and(Session::wants_receipts) {
             self.send(Message::Received { upto }, out);
         }
+    }
+
+    fn peer_verify_told(&mut self, state: Message) {
+        if let (Message::VerifyState { different, repaired, .. }, Some(session)) = (&state, self.session.as_mut()) {
+            session.unrepaired = different.saturating_sub(*repaired);
+        }
+        self.finished.peer_verified(state);
     }
 
     fn peer_role_changed(&mut self, role: Role, epoch: Epoch) {

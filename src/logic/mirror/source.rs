@@ -53,6 +53,8 @@ pub(super) struct Source {
     pub(super) told: Moment,
     /// The target may have taken over our generation.
     pub(super) adopt_sent: bool,
+    /// The flush number under which everything sent before the adoption was closed.
+    adopt_window: u64,
 }
 
 /// How far the giving side is.
@@ -178,6 +180,7 @@ impl Mirror {
             meter: Meter::new(self.now),
             told: self.now,
             adopt_sent: false,
+            adopt_window: 0,
         }));
         if self.role == Role::Secondary {
             self.declare_cache_loss();
@@ -410,6 +413,10 @@ impl Mirror {
         }
         source.stage = Stage::Adopting;
         source.adopt_sent = true;
+        // The target flushes everything sent before it adopts.
+        let window = self.flushing.take_number();
+        source.adopt_window = window;
+        self.unstable.close(window);
         if !self.cover.contains(&current) {
             self.cover.insert(0, current);
         }
@@ -424,6 +431,8 @@ impl Mirror {
             return;
         };
         source.stage = Stage::PersistingJoin;
+        let window = source.adopt_window;
+        self.unstable.stable(window);
         self.cover = vec![self.superblock.lineage.current];
         self.superblock.lineage.bases = Vec::new();
         self.superblock.snapshot = None;
