@@ -41,7 +41,7 @@ pub(super) fn write_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()>
 }
 
 /// Block-aligned parts of `range` that read as zeroes without a read, in order; at most [`HOLES_MAX`], so a range may have
-/// more. Only regular files know; a block device has none.
+/// more. Only regular files know; a block device has none (kernel-notes/0006).
 pub fn holes(file: impl AsFd, range: ByteRange) -> io::Result<Vec<ByteRange>> {
     let mut holes = Vec::new();
     let mut take = |hole_start: u64, hole_end: u64| {

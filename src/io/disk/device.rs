@@ -2,7 +2,7 @@
 //!
 //! A file is locked with `flock`, a block device with `flock` and an exclusive open: the first keeps a second daemon out,
 //! the second everything else that claims devices (mounts, device mapper, md). Both end with the descriptor, which the
-//! kernel keeps until the last request on it is done: who gets the lock after a crash sees the disk at rest.
+//! kernel keeps until the last request on it is done (kernel-notes/0003): who gets the lock after a crash sees the disk at rest.
 
 use super::{OpenError, access, holder};
 use crate::base::limits::{DISK_LOCK_TIME, METADATA_UNIT_BYTES};
@@ -121,7 +121,8 @@ fn open_file(
     open(0).map(|file| (file, Some(why))).map_err(refused)
 }
 
-/// Why direct I/O in units of 4 KiB is impossible, if the kernel says so. Kernels before 6.1 say nothing.
+/// Why direct I/O in units of 4 KiB is impossible, if the kernel says so (kernel-notes/0001). Kernels before 6.1 say
+/// nothing.
 fn why_not_direct(path: &Path, metadata: &Metadata) -> Option<String> {
     if metadata.file_type().is_block_device() {
         let unit = sysfs(metadata.rdev(), "queue/logical_block_size")?.parse::<u64>().ok()?;

@@ -24,7 +24,7 @@ pub fn open_volume(spec: &DiskSpec) -> Result<OpenedVolume, OpenError> {
     };
     let place = external.as_ref().unwrap_or(&data);
 
-    // What is read below is acted upon: it must not be lost from a volatile cache afterwards.
+    // What is read below is acted upon: it must not be lost from a volatile cache afterwards (kernel-notes/0002).
     data.flush()?;
     place.flush()?;
     let expected = Expected {
