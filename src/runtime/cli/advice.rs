@@ -7,6 +7,11 @@ use crate::runtime::control::message::{NodeStatus, VolumeStatus};
 pub fn next(node: &NodeStatus, status: &VolumeStatus) -> Option<String> {
     let view = &status.view;
     let (name, here, peer) = (&view.name, &node.node, &node.peer);
+    if view.disk == DiskState::Diskless && view.role == Role::Primary {
+        return Some(format!(
+            "move the volume to the good disk: `demote {name}` here, `promote {name}` on {peer}; then put this disk right"
+        ));
+    }
     if view.disk == DiskState::Diskless {
         return Some(format!(
             "attach the disk again with `attach {name}`, or after it was exchanged `replace-disk {name}` ({})",
@@ -14,16 +19,7 @@ pub fn next(node: &NodeStatus, status: &VolumeStatus) -> Option<String> {
         ));
     }
     let words = match view.link {
-        LinkState::Refused => match (view.disk, view.peer_disk) {
-            (DiskState::New, Some(DiskState::New)) => format!(
-                "both disks are new and of unknown content: choose the good one with `resync {name} --source NODE`, or \
-                 make both anew with `init-disk {name} --zero --overwrite`"
-            ),
-            _ => format!(
-                "the servers do not agree which copy is good: look at both, then on either of them \
-                 `resync {name} --source {here}` or `--source {peer}`"
-            ),
-        },
+        LinkState::Refused => refused(name, here, peer, view.rule.as_deref().unwrap_or_default()),
         LinkState::Disconnected => format!("bring the link back with `connect {name}`"),
         LinkState::Down => format!("start the daemon on {peer}, or look at the network between the two"),
         LinkState::Forwarding if view.peer_disk == Some(DiskState::Diskless) => {
@@ -45,6 +41,35 @@ pub fn next(node: &NodeStatus, status: &VolumeStatus) -> Option<String> {
     Some(words)
 }
 
+/// What settles a refused handshake; `rule` is the name of the rule it ended with.
+fn refused(name: &str, here: &str, peer: &str, rule: &str) -> String {
+    match rule {
+        "protocol-differs" => "install the same release on both servers".into(),
+        "mode-differs" => {
+            format!("write the same `mode` for {name} on both servers, and restart the daemon whose file was changed")
+        }
+        "disk-too-small" => format!(
+            "one disk is smaller than the volume: put a larger one in its place, then `replace-disk {name}` there"
+        ),
+        "cloned-disk" => {
+            format!("both servers use copies of one disk: on the server with the copy, `replace-disk {name}`")
+        }
+        "no-disk-anywhere" => format!("attach a disk on one of the servers: `attach {name}`"),
+        "both-given-up" => format!("choose the one good side: on it, `resync {name} --source` with its own name"),
+        "given-up-side-is-primary" | "inconsistent-primary" => {
+            format!("the primary holds the copy that is given up: `demote {name}` there first")
+        }
+        "both-new" => format!(
+            "both disks are new and of unknown content: choose the good one with `resync {name} --source NODE`, or stop \
+             both daemons and make both blank with `init-disk {name} --overwrite --zero`"
+        ),
+        _ => format!(
+            "the servers do not agree which copy is good ({rule}): look at both, then `resync {name} --source {here}` \
+             or `resync {name} --source {peer}`; what only the other one has is lost"
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,8 +86,15 @@ mod tests {
             next(&node, &node.volumes[0]).unwrap_or_default()
         };
         assert_eq!(advice(&|_| {}), "");
-        assert!(advice(&|view| view.disk = DiskState::Diskless).contains("replace-disk vol0"));
-        assert!(advice(&|view| view.link = LinkState::Refused).contains("--source alpha"));
+        assert!(advice(&|view| view.disk = DiskState::Diskless).contains("`promote vol0` on beta"));
+        let diskless = |view: &mut crate::base::view::VolumeView| {
+            (view.disk, view.role) = (DiskState::Diskless, Role::Secondary);
+        };
+        assert!(advice(&diskless).contains("replace-disk vol0"));
+        let refused =
+            |rule: &str| advice(&|view| (view.link, view.rule) = (LinkState::Refused, Some(rule.to_string())));
+        assert!(refused("split-brain").contains("(split-brain)") && refused("split-brain").contains("--source alpha"));
+        assert!(refused("mode-differs").contains("the same `mode`"));
         assert!(advice(&|view| view.link = LinkState::Down).contains("start the daemon on beta"));
         assert!(advice(&|view| view.link = LinkState::Disconnected).contains("connect vol0"));
         assert!(advice(&|view| view.role = Role::Secondary).contains("promote vol0"));

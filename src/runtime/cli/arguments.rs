@@ -61,7 +61,7 @@ pub enum Verb {
         #[arg(long)]
         yes: bool,
         /// Longest wait while the two servers are still connecting.
-        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_time)]
+        #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::parse_time)]
         timeout: Duration,
     },
     /// Make this node a secondary of a volume.

@@ -84,11 +84,11 @@ pub fn known_volume<'c>(config: &'c Config, name: &str) -> Result<&'c VolumeConf
     })
 }
 
-/// Prints what was done, or fails with the refusal.
-pub fn report(outcome: Outcome) -> Result<Exit, Failure> {
+/// Prints what was done with a volume, or fails with the refusal.
+pub fn report(config: &Config, volume: &str, outcome: Outcome) -> Result<Exit, Failure> {
     match outcome {
         Ok(sentence) => {
-            println!("{sentence}");
+            println!("{volume} on {}: {sentence}", config.this_node().name);
             Ok(Exit::Done)
         }
         Err(refusal) => Err(refused(&refusal)),

@@ -45,7 +45,7 @@ pub fn plain(config: &Config, verb: Plain, name: &str) -> Result<Exit, Failure> 
         Plain::Disconnect => Ask::Disconnect { volume: volume.clone() },
         Plain::Attach => Ask::Attach { volume: volume.clone() },
     };
-    report(Session::open(config)?.outcome(ask)?)
+    report(config, name, Session::open(config)?.outcome(ask)?)
 }
 
 /// `promote`: waits while the servers are still connecting, since the answer may be another in a moment.
@@ -62,7 +62,7 @@ pub fn promote(config: &Config, name: &str, force: bool, yes: bool, timeout: Dur
             Err(refusal) if may_pass(&refusal.code) && Instant::now() < deadline => {
                 std::thread::sleep(RETRY_INTERVAL);
             }
-            outcome => return report(outcome),
+            outcome => return report(config, name, outcome),
         }
     }
 }
@@ -83,7 +83,7 @@ pub fn demote(config: &Config, name: &str, force: bool, yes: bool) -> Result<Exi
             confirm(&words, yes)?;
         }
     }
-    report(session.command(name, Command::Demote { force })?)
+    report(config, name, session.command(name, Command::Demote { force })?)
 }
 
 /// `resync`.
@@ -108,7 +108,7 @@ pub fn resync(config: &Config, options: &Resync) -> Result<Exit, Failure> {
     let command = Command::Resync { full: options.full, compare: options.compare, discard_ours };
     let outcome = session.command(name, command)?;
     if !options.wait || outcome.is_err() {
-        return report(outcome);
+        return report(config, name, outcome);
     }
     follow::resync(&mut session, &before)
 }
@@ -144,7 +144,7 @@ pub fn verify(config: &Config, name: &str, repair: bool, wait: bool) -> Result<E
     let before = session.volume(name)?.view;
     let outcome = session.command(name, Command::Verify { repair })?;
     if !wait || outcome.is_err() {
-        return report(outcome);
+        return report(config, name, outcome);
     }
     follow::verify(&mut session, &before)
 }

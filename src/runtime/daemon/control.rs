@@ -104,13 +104,13 @@ async fn dirty(daemon: &Daemon, volume: &str, ranges_max: usize) -> Result<Answe
 fn set_disconnected(volume: &Volume, disconnected: bool) -> String {
     volume.link.set_disconnected(disconnected);
     volume.shard.set_disconnected(disconnected);
-    let name = &volume.name;
     match disconnected {
         true => format!(
-            "{name} is disconnected from its peer until `connect {name}` or a restart of the daemon; what is written \
-             meanwhile is resynced then."
+            "disconnected from the peer until `connect {}` or a restart of the daemon; what is written meanwhile is \
+             resynced then",
+            volume.name
         ),
-        false => format!("{name} is connecting to its peer."),
+        false => "connecting to the peer".into(),
     }
 }
 

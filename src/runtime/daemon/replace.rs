@@ -4,7 +4,7 @@ use super::control::view;
 use super::volume::{self, Volume};
 use super::{Daemon, events::ANSWER_TIME_MAX};
 use crate::base::command::{Command, CommandOutcome, Refusal};
-use crate::base::state::DiskState;
+use crate::base::state::{DiskState, Role};
 use crate::io::disk::{DiskSpec, InitOptions, InitialContent, init_disk};
 use crate::runtime::config::{self, Depth, PlaceConfig};
 use std::path::PathBuf;
@@ -47,12 +47,20 @@ pub async fn replace(daemon: &Daemon, volume: &Volume, meant: Option<PathBuf>) -
         ));
     }
     let before = view(volume).await?.volume;
+    let peer = &daemon.config.peer_node().name;
     if before.disk == DiskState::UpToDate && before.peer_disk != Some(DiskState::UpToDate) {
-        let peer = &daemon.config.peer_node().name;
         return Err(Refusal::new(
             "only-copy",
             format!("This disk holds the only good copy of {} that can be seen: {peer} has none.", volume.name),
             format!("Wait until {peer} is in sync (`status`), then repeat it."),
+        ));
+    }
+    if before.role == Role::Primary {
+        let name = &volume.name;
+        return Err(Refusal::new(
+            "primary",
+            format!("This node is the primary of {name}: a new disk must be brought in sync before it may serve."),
+            format!("`demote {name}` here and promote {peer}, then repeat it."),
         ));
     }
     if before.disk != DiskState::Diskless

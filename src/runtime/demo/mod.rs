@@ -4,8 +4,8 @@
 //! The secondary is killed and returns; the primary is killed, the other takes over, the old one returns; in the end
 //! both files are compared byte for byte. Anything wrong is told, and the exit code is not 0. Nothing is left behind.
 
-mod ledger;
-mod nbd;
+pub mod ledger;
+pub mod nbd;
 
 mod client;
 mod pair;

@@ -1,0 +1,9 @@
+//! The product as its users meet it: two daemons, the command, an NBD client. Nothing is stubbed but the second machine.
+
+mod pair;
+
+mod bad_input;
+mod bounds;
+mod commands;
+mod crashes;
+mod service;
