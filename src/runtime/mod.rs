@@ -10,4 +10,6 @@ pub mod shard;
 pub mod daemon;
 pub mod demo;
 
+pub mod bench;
+
 pub mod cli;

@@ -1,6 +1,7 @@
 //! The verbs and their options, with the words `--help` shows.
 
 use super::exit;
+use crate::runtime::bench;
 use crate::runtime::config::{DEFAULT_FILE, units};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -126,6 +127,8 @@ pub enum Verb {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// Measure how fast this machine mirrors, with two daemons on it and fio, beside qemu-storage-daemon if installed.
+    Bench(Bench),
     /// List what differs or may differ between the servers, as offset and length in bytes.
     Dirty {
         /// Name of the volume.
@@ -134,6 +137,43 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Options of `bench`.
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// Times each figure is measured; the median counts.
+    #[arg(long, value_name = "COUNT", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub rounds: u32,
+    /// Seconds of each measurement.
+    #[arg(long, value_name = "SECONDS", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub seconds: u32,
+    /// Size of the volume. Each directory needs room for four of it.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::parse_size)]
+    pub size: u64,
+    /// Directory on the disk to be measured. Default: that for temporary files.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Directory in memory, where the processor is the limit.
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    pub tmpfs: PathBuf,
+    /// For machines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Bench {
+    /// With the defaults filled in.
+    pub fn resolved(&self) -> bench::Options {
+        bench::Options {
+            rounds: self.rounds,
+            seconds: self.seconds,
+            size_bytes: self.size,
+            disk: self.dir.clone().unwrap_or_else(std::env::temp_dir),
+            memory: self.tmpfs.clone(),
+            json: self.json,
+        }
+    }
 }
 
 /// Options of `init-disk`. Without any, the disk must be blank.

@@ -19,6 +19,7 @@ mod arguments;
 
 use self::arguments::{Arguments, Verb};
 use self::exit::{Exit, Failure};
+use crate::runtime::bench;
 use crate::runtime::config::{self, Config, Depth};
 use crate::runtime::daemon::{self, RunOptions};
 use crate::runtime::demo;
@@ -49,6 +50,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
             let options = RunOptions { log: log.clone(), die_with_parent: *die_with_parent };
             daemon::run(load(arguments, Depth::Secret)?, &options)
         }
+        Verb::Bench(options) => bench::bench(&options.resolved()),
         Verb::Demo { dir } => demo::demo(dir.clone()),
         Verb::InitDisk(options) => init::init_disk(&file()?, options),
         Verb::Status { json, watch } => status::status(&file()?, *json, *watch),

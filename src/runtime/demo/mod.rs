@@ -7,13 +7,14 @@
 pub mod ledger;
 pub mod nbd;
 
+pub mod pair;
+
 mod client;
-mod pair;
 
 use self::client::{Dice, Running};
 use self::ledger::Ledger;
 use self::nbd::NbdClient;
-use self::pair::{NODES, Pair, VOLUME};
+use self::pair::{NODES, Pair, VOLUME, when_interrupted};
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::units::{show_size, show_time};
 use std::io::Read;
@@ -28,13 +29,12 @@ const FILL_BYTES: u64 = 96 << 20;
 const AWAY_BYTES: u64 = 12 << 20;
 /// Time the client works before a server is killed.
 const WORK_TIME: Duration = Duration::from_millis(700);
-/// Exit code of a process ended by ctrl-C, as shells count.
-const INTERRUPTED: i32 = 130;
 
 /// Runs the demo in a directory of its own below `parent` (the system's directory for temporary files by default).
 pub fn demo(parent: Option<PathBuf>) -> Result<Exit, Failure> {
-    let pair = Pair::new(&parent.unwrap_or_else(std::env::temp_dir))?;
-    clean_up_when_interrupted(pair.clone())?;
+    let pair = Pair::new(&parent.unwrap_or_else(std::env::temp_dir), "demo")?;
+    let started_pair = pair.clone();
+    when_interrupted(move || started_pair.clean_up())?;
     let started = Instant::now();
     let result = Show { pair: pair.clone(), step: 0 }.play();
     pair.clean_up();
@@ -266,26 +266,6 @@ fn compare_files(paths: &[PathBuf; 2], ledger: &mut Ledger) -> Result<u64, Strin
         ledger.check(first, &ours[..bytes]).map_err(|wrong| format!("WRONG DATA on both disks: {wrong}"))?;
     }
     Ok((blocks * ledger::BLOCK_BYTES) as u64)
-}
-
-/// Ends the daemons and removes the directory when the demo is interrupted.
-fn clean_up_when_interrupted(pair: Pair) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("signals can't be listened to: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    use tokio::signal::unix::{SignalKind, signal};
-    let guard = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    drop(guard);
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        });
-        pair.clean_up();
-        eprintln!("\ninterrupted: the daemons are ended and the files removed");
-        std::process::exit(INTERRUPTED);
-    });
-    Ok(())
 }
 
 fn since(started: Instant) -> String {

@@ -22,6 +22,8 @@ const STEP_TIME_MAX: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Lines of a daemon's log shown when the demo fails.
 const LOG_LINES_SHOWN: usize = 15;
+/// Exit code of a process ended by ctrl-C, as shells count.
+const INTERRUPTED: i32 = 130;
 
 /// The directory and the daemons, shared with whoever cleans up.
 #[derive(Clone)]
@@ -34,11 +36,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Makes the directory with secret and configuration. Nothing runs yet.
-    pub fn new(parent: &Path) -> Result<Pair, Failure> {
-        let folder = parent.join(format!("twinblock-demo-{}", std::process::id()));
+    /// Makes the directory with secret and configuration. Nothing runs yet. `purpose` names the directory.
+    pub fn new(parent: &Path, purpose: &str) -> Result<Pair, Failure> {
+        let folder = parent.join(format!("twinblock-{purpose}-{}", std::process::id()));
         let failed = |error: std::io::Error| {
-            let message = format!("the demo can't use {}: {error}; choose a directory with --dir", folder.display());
+            let message =
+                format!("the {purpose} can't use {}: {error}; choose a directory with --dir", folder.display());
             Failure::new(Exit::Failed, message)
         };
         DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
@@ -67,7 +70,8 @@ impl Pair {
         text.push_str(&format!("\n[[volume]]\nname = \"{VOLUME}\"\nmode = \"sync\"\n"));
         for (node, port) in NODES.iter().zip(&ports[2..]) {
             text.push_str(&format!(
-                "\n[volume.on.{node}]\ndisk = \"{node}.img\"\nmetadata = \"internal\"\nnbd = [\"tcp:127.0.0.1:{port}\"]\n"
+                "\n[volume.on.{node}]\ndisk = \"{node}.img\"\nmetadata = \"internal\"\n\
+                 nbd = [\"tcp:127.0.0.1:{port}\", \"unix:{node}-nbd.sock\"]\n"
             ));
         }
         std::fs::write(folder.join("pair.toml"), text)?;
@@ -111,6 +115,16 @@ impl Pair {
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
+    }
+
+    /// Process ids of the daemons that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.lock().iter().flatten().map(Child::id).collect()
+    }
+
+    /// The socket on which a server serves the volume to clients of this machine.
+    pub fn socket(&self, node: usize) -> PathBuf {
+        self.folder.join(format!("{}-nbd.sock", NODES[node]))
     }
 
     /// Kills a server's daemon as a crash would: without a word.
@@ -196,6 +210,26 @@ impl Pair {
     }
 }
 
+/// Calls `clean_up` and ends the process when someone interrupts it.
+pub fn when_interrupted(clean_up: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("signals can't be listened to: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    use tokio::signal::unix::{SignalKind, signal};
+    let guard = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    drop(guard);
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        });
+        clean_up();
+        eprintln!("\ninterrupted: the daemons are ended and the files removed");
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(())
+}
+
 /// Four ports nobody listens at.
 fn free_ports() -> std::io::Result<[u16; 4]> {
     let listeners: Vec<TcpListener> =
@@ -208,5 +242,5 @@ fn free_ports() -> std::io::Result<[u16; 4]> {
 }
 
 fn cannot_run(error: std::io::Error) -> Failure {
-    Failure::new(Exit::Failed, format!("the demo can't run a twinblock daemon: {error}"))
+    Failure::new(Exit::Failed, format!("no twinblock daemon can be run: {error}"))
 }
