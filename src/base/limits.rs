@@ -24,6 +24,8 @@ pub const METADATA_UNIT_BYTES: usize = 4096;
 pub const METADATA_WRITE_BYTES_MAX: usize = 1 << 20;
 /// Time a disk's lock is waited for: longer than udev's look at a device, shorter than an operator's patience.
 pub const DISK_LOCK_TIME: Duration = Duration::from_secs(2);
+/// Time a disk's lock is waited for when its holder was killed: the kernel keeps it until the last I/O is done.
+pub const DISK_LOCK_DYING_TIME: Duration = Duration::from_secs(60);
 /// Time internal metadata is looked for where it would be if the disk had been resized, for the message.
 pub const LOCATOR_SEARCH_TIME: Duration = Duration::from_secs(1);
 /// Holes one question is answered with; what lies behind counts as data.

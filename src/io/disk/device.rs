@@ -4,8 +4,9 @@
 //! the second everything else that claims devices (mounts, device mapper, md). Both end with the descriptor, which the
 //! kernel keeps until the last request on it is done (kernel-notes/0003): who gets the lock after a crash sees the disk at rest.
 
+use super::holder::{Holder, Stay};
 use super::{OpenError, access, holder};
-use crate::base::limits::{DISK_LOCK_TIME, METADATA_UNIT_BYTES};
+use crate::base::limits::{DISK_LOCK_DYING_TIME, DISK_LOCK_TIME, METADATA_UNIT_BYTES};
 use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 use std::ffi::CString;
@@ -16,7 +17,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-/// Pause between two tries for a lock.
+/// Pause between two tries for a lock: udev holds one for a moment while it looks at a device.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// An open, locked disk.
@@ -37,12 +38,11 @@ impl Device {
     pub(super) fn open(path: &Path, what: &str) -> Result<Device, OpenError> {
         let metadata = std::fs::metadata(path).map_err(|error| missing(path, what, &error))?;
         let is_block_device = kind(path, what, &metadata)?;
-        if !is_block_device && let Some(user) = holder::loop_device(path) {
-            return Err(in_use(path, what, Some(user)));
+        if !is_block_device && let Some(words) = holder::loop_device(path) {
+            return Err(in_use(path, what, Some(Holder { words, stay: Stay::Permanent })));
         }
         let not_direct = why_not_direct(path, &metadata);
-        let (file, not_direct) = open_file(path, what, is_block_device, not_direct)?;
-        lock(&file, path, what)?;
+        let (file, not_direct) = open_when_free(path, what, is_block_device, not_direct)?;
         let bytes = (&file).seek(SeekFrom::End(0)).map_err(|error| failed(path, what, "measured", &error))?;
         let known = if is_block_device { block_identity(&metadata) } else { file_identity(&metadata) };
         let fingerprint = known.unwrap_or_else(|| hash(&format!("size {bytes}")));
@@ -92,33 +92,54 @@ fn kind(path: &Path, what: &str, metadata: &Metadata) -> Result<bool, OpenError>
     Ok(kind.is_block_device())
 }
 
-fn open_file(
+/// Opens and locks; waits a moment for who may be just looking, and longer for who is dying.
+fn open_when_free(
     path: &Path,
     what: &str,
     is_block_device: bool,
     not_direct: Option<String>,
 ) -> Result<(File, Option<String>), OpenError> {
+    let since = Instant::now();
+    loop {
+        let busy = match open_file(path, is_block_device, not_direct.clone()) {
+            Ok((file, not_direct)) => match file.try_lock() {
+                Ok(()) => return Ok((file, not_direct)),
+                Err(TryLockError::WouldBlock) => true,
+                Err(TryLockError::Error(error)) => return Err(failed(path, what, "locked", &error)),
+            },
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EBUSY) => true,
+                Some(Errno::ETXTBSY) => false,
+                Some(Errno::EACCES | Errno::EPERM | Errno::EROFS) => return Err(forbidden(path, what, &error)),
+                _ => return Err(failed(path, what, "opened", &error)),
+            },
+        };
+        let holder = holder::find(path);
+        let patience = match holder.as_ref().map(|holder| holder.stay) {
+            _ if !busy => Duration::ZERO,
+            Some(Stay::Permanent) => Duration::ZERO,
+            Some(Stay::Process) | None => DISK_LOCK_TIME,
+            Some(Stay::Dying) => DISK_LOCK_DYING_TIME,
+        };
+        if since.elapsed() >= patience {
+            return Err(in_use(path, what, holder));
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+}
+
+fn open_file(path: &Path, is_block_device: bool, not_direct: Option<String>) -> io::Result<(File, Option<String>)> {
     let exclusive = if is_block_device { libc::O_EXCL } else { 0 };
     let open = |flags: i32| OpenOptions::new().read(true).write(true).custom_flags(flags | exclusive).open(path);
-    let refused = |error: io::Error| match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EBUSY | Errno::ETXTBSY) => in_use(path, what, holder::describe(path)),
-        Some(Errno::EACCES | Errno::EPERM | Errno::EROFS) => OpenError::new(
-            "disk-permission",
-            format!("The {what} {} may not be read and written: {error}.", path.display()),
-            "Run the daemon as a user that may, or change the owner or mode of the disk.",
-        ),
-        _ => failed(path, what, "opened", &error),
-    };
     if not_direct.is_none() {
         match open(libc::O_DIRECT) {
             Ok(file) => return Ok((file, None)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            Err(error) => return Err(refused(error)),
+            Err(error) => return Err(error),
         }
     }
     let why = not_direct.unwrap_or_else(|| "its file system refuses O_DIRECT".into());
-    tracing::warn!(disk = %path.display(), "no direct I/O, the page cache is used: {why}");
-    open(0).map(|file| (file, Some(why))).map_err(refused)
+    open(0).map(|file| (file, Some(why)))
 }
 
 /// Why direct I/O in units of 4 KiB is impossible, if the kernel says so (kernel-notes/0001). Kernels before 6.1 say
@@ -144,19 +165,6 @@ fn why_not_direct(path: &Path, metadata: &Metadata) -> Option<String> {
     }
 }
 
-fn lock(file: &File, path: &Path, what: &str) -> Result<(), OpenError> {
-    let since = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            // udev holds a lock for a moment while it looks at a device, and so does a killed daemon with I/O under way.
-            Err(TryLockError::WouldBlock) if since.elapsed() < DISK_LOCK_TIME => std::thread::sleep(LOCK_PAUSE),
-            Err(TryLockError::WouldBlock) => return Err(in_use(path, what, holder::describe(path))),
-            Err(TryLockError::Error(error)) => return Err(failed(path, what, "locked", &error)),
-        }
-    }
-}
-
 fn missing(path: &Path, what: &str, error: &io::Error) -> OpenError {
     match error.kind() {
         io::ErrorKind::NotFound => OpenError::new(
@@ -173,8 +181,16 @@ fn missing(path: &Path, what: &str, error: &io::Error) -> OpenError {
     }
 }
 
-fn in_use(path: &Path, what: &str, user: Option<String>) -> OpenError {
-    let user = user.unwrap_or_else(|| "held by someone the kernel doesn't name".into());
+fn forbidden(path: &Path, what: &str, error: &io::Error) -> OpenError {
+    OpenError::new(
+        "disk-permission",
+        format!("The {what} {} may not be read and written: {error}.", path.display()),
+        "Run the daemon as a user that may, or change the owner or mode of the disk.",
+    )
+}
+
+fn in_use(path: &Path, what: &str, holder: Option<Holder>) -> OpenError {
+    let user = holder.map_or_else(|| "held by someone the kernel doesn't name".into(), |holder| holder.words);
     OpenError::new(
         "disk-in-use",
         format!("The {what} {} is in use: it is {user}.", path.display()),
