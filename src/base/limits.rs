@@ -60,6 +60,10 @@ pub const INTENT_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
 /// How soon after a session's end the peer must be found gone for that to prove that it did not go on alone.
 pub const PEER_GONE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a probe's connection must be kept by the peer to count as answered by a living daemon.
+pub const PROBE_PATIENCE: Duration = Duration::from_millis(300);
+/// Time between two tries of a probe whose connection was dropped.
+pub const PROBE_PAUSE: Duration = Duration::from_millis(5);
 /// Time between two pings on an idle link.
 pub const PING_INTERVAL: Duration = Duration::from_millis(500);
 

@@ -3,8 +3,10 @@
 use super::auth::{self, AuthError, Authenticated};
 use super::backoff::Backoff;
 use super::{Local, VolumeLink};
+use crate::base::limits::{PEER_GONE_WITHIN, PROBE_PATIENCE, PROBE_PAUSE};
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -48,11 +50,7 @@ pub async fn keep_connected(local: &Local, link: &VolumeLink) {
 pub async fn peer_refuses(local: &Local) -> bool {
     let mut tries = tokio::task::JoinSet::new();
     for address in local.peer_addresses.clone() {
-        let longest = local.settings.connect_timeout;
-        tries.spawn_local(async move {
-            let result = timeout(longest, TcpStream::connect(address)).await;
-            matches!(result, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused)
-        });
+        tries.spawn_local(async move { timeout(PEER_GONE_WITHIN, refuses(address)).await.unwrap_or(false) });
     }
     while let Some(result) = tries.join_next().await {
         if !matches!(result, Ok(true)) {
@@ -60,6 +58,24 @@ pub async fn peer_refuses(local: &Local) -> bool {
         }
     }
     !local.peer_addresses.is_empty()
+}
+
+/// Whether nobody listens at an address. The kernel closes a dying process's sockets one by one, so its listener may
+/// still take a connection when the link is gone already, and then drops it at once; a living daemon keeps it and
+/// waits for the first message.
+async fn refuses(address: SocketAddr) -> bool {
+    loop {
+        match TcpStream::connect(address).await {
+            Err(error) => return error.kind() == std::io::ErrorKind::ConnectionRefused,
+            Ok(mut stream) => {
+                let mut byte = [0];
+                if timeout(PROBE_PATIENCE, stream.read(&mut byte)).await.is_err() {
+                    return false;
+                }
+                tokio::time::sleep(PROBE_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// Prepares an authenticated connection for the shard, and gives it away.
