@@ -109,11 +109,9 @@ const BAD_STATUS_PAYLOAD: Refused =
 
 /// Bytes of payload that follow the request's head.
 pub fn payload_bytes(agreed: &Agreed, request: &RequestHeader) -> u64 {
-    let carries = match agreed.style {
-        HeaderStyle::Extended => request.flags & flag::PAYLOAD_LEN != 0,
-        HeaderStyle::Simple | HeaderStyle::Structured => request.command == command::WRITE,
-    };
-    if carries { request.length } else { 0 }
+    // A client must set the flag on an extended write, and some (qemu 10) don't, but send the payload all the same.
+    let by_flag = agreed.style == HeaderStyle::Extended && request.flags & flag::PAYLOAD_LEN != 0;
+    if by_flag || request.command == command::WRITE { request.length } else { 0 }
 }
 
 /// Decides about a request.
@@ -156,9 +154,6 @@ fn check(agreed: &Agreed, request: &RequestHeader) -> Result<Verdict, Refused> {
     match request.command {
         command::READ => read(agreed, request),
         command::WRITE => {
-            if extended && request.flags & flag::PAYLOAD_LEN == 0 {
-                return Err(refused(WireError::Invalid, "a write without a payload"));
-            }
             let range = change(agreed, request, NO_SPACE)?;
             Ok(range.map_or(Verdict::Nothing, |range| Verdict::Work(Work::Write { range, fua })))
         }
@@ -367,8 +362,8 @@ mod tests {
         let with = |command, length| request(command, flag::PAYLOAD_LEN, 0, length);
         assert_eq!(payload_bytes(&agreed, &with(command::TRIM, 9)), 9);
         assert_eq!(error(validate(&agreed, &with(command::TRIM, 9))), Some(WireError::Invalid));
-        assert_eq!(payload_bytes(&agreed, &request(command::WRITE, 0, 0, 9)), 0);
-        assert_eq!(error(validate(&agreed, &request(command::WRITE, 0, 0, 9))), Some(WireError::Invalid));
+        assert_eq!(payload_bytes(&agreed, &request(command::WRITE, 0, 0, 9)), 9, "as qemu sends it");
+        assert!(matches!(validate(&agreed, &request(command::WRITE, 0, 0, 9)), Verdict::Work(_)));
         assert!(matches!(validate(&agreed, &with(command::WRITE, 9)), Verdict::Work(_)));
         assert!(matches!(validate(&agreed, &with(command::READ, 1 << 40)), Verdict::RefuseAndClose(_)));
         assert_eq!(validate(&agreed, &with(command::BLOCK_STATUS, 12)), Verdict::StatusPayload);

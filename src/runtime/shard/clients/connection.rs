@@ -186,6 +186,7 @@ impl Connection {
         // What is left beyond the budget is still there in the next turn: the poller tells again.
         while budget > 0 && self.step(offer, means, &mut budget)? == Next::Again {}
         self.outlet = self.hand_over(means);
+        self.queue_answers(means.pool);
         if self.gone && !self.wants_bytes() {
             return Err("it has gone".to_owned());
         }
