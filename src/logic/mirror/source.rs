@@ -420,6 +420,7 @@ impl Mirror {
         if !self.cover.contains(&current) {
             self.cover.insert(0, current);
         }
+        self.tell_progress(out);
         self.send(Message::Adopt { lineage, epoch, cache_epoch }, out);
     }
 
