@@ -20,6 +20,11 @@ const PARTS_MAX: usize = 64;
 /// Bytes staged behind a payload that is read in place: the next header and what small frames may follow. Not more,
 /// because the next payload is probably as large and should be read in place too.
 const STAGED_BEHIND_PAYLOAD_MAX: usize = 1024;
+/// A payload of so many bytes is large: the bytes of the next one should not be staged and copied.
+const LARGE_PAYLOAD_BYTES: usize = 16 << 10;
+/// Bytes staged per read at first after a large payload. Grows again as long as small things fill it.
+const APPETITE_AFTER_LARGE: usize = 4 << 10;
+const APPETITE_GROWTH: usize = 4;
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +45,10 @@ pub struct Stream {
     staging: Vec<u8>,
     start: usize,
     end: usize,
+    /// Bytes staged per read at most.
+    appetite: usize,
+    /// The last read was given all it had room for.
+    may_have_more: bool,
     output: Output,
 }
 
@@ -64,7 +73,8 @@ impl Stream {
     pub fn new(socket: impl Into<OwnedFd>, staging_bytes: usize) -> io::Result<Stream> {
         let fd = socket.into();
         nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-        Ok(Stream { fd, staging: vec![0; staging_bytes], start: 0, end: 0, output: Output::default() })
+        let (staging, output) = (vec![0; staging_bytes], Output::default());
+        Ok(Stream { fd, staging, start: 0, end: 0, appetite: staging_bytes, may_have_more: true, output })
     }
 
     /// The bytes read ahead and not consumed.
@@ -81,24 +91,38 @@ impl Stream {
         }
     }
 
-    /// Reads once, as much as the staging buffer has room for. [`Received::Nothing`] when it is full, too: consume
+    /// Reads once, at most what the staging buffer has room for. [`Received::Nothing`] when it is full, too: consume
     /// first.
     pub fn receive(&mut self) -> io::Result<Received> {
         self.make_room();
-        let room = &mut self.staging[self.end..];
-        if room.is_empty() {
+        let room = self.appetite.min(self.staging.len() - self.end);
+        if room == 0 {
             return Ok(Received::Nothing);
         }
-        let received = receive_vectored(self.fd.as_fd(), &mut [IoSliceMut::new(room)])?;
+        let place = &mut self.staging[self.end..self.end + room];
+        let received = receive_vectored(self.fd.as_fd(), &mut [IoSliceMut::new(place)])?;
+        self.may_have_more = received == Received::Bytes(room);
         if let Received::Bytes(count) = received {
             self.end += count;
+            if count == self.appetite {
+                self.appetite = (self.appetite * APPETITE_GROWTH).min(self.staging.len());
+            }
         }
         Ok(received)
+    }
+
+    /// Whether the socket may have more: the last read was given all it had room for. Otherwise the poller tells when
+    /// there is something again.
+    pub fn may_have_more(&self) -> bool {
+        self.may_have_more
     }
 
     /// Fills the beginning of `target` (not empty): from the staged bytes if there are any, else by one read, which
     /// may stage a little of what follows. Returns the bytes of `target` that were filled.
     pub fn receive_into(&mut self, target: &mut [u8]) -> io::Result<Received> {
+        if target.len() >= LARGE_PAYLOAD_BYTES {
+            self.appetite = APPETITE_AFTER_LARGE.min(self.staging.len());
+        }
         let staged = self.staged();
         if !staged.is_empty() {
             let count = staged.len().min(target.len());
@@ -109,7 +133,9 @@ impl Stream {
         let wanted = target.len();
         let room = self.staging.len().min(STAGED_BEHIND_PAYLOAD_MAX);
         let mut places = [IoSliceMut::new(target), IoSliceMut::new(&mut self.staging[..room])];
-        Ok(match receive_vectored(self.fd.as_fd(), &mut places)? {
+        let received = receive_vectored(self.fd.as_fd(), &mut places)?;
+        self.may_have_more = received == Received::Bytes(wanted + room);
+        Ok(match received {
             Received::Bytes(count) => {
                 self.end = count.saturating_sub(wanted);
                 Received::Bytes(count.min(wanted))
@@ -420,6 +446,34 @@ mod tests {
         assert_eq!(pool.in_use(), 1);
         stream.discard(&mut pool);
         assert_eq!((pool.in_use(), stream.queued_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn after_a_large_payload_less_is_read_ahead_until_small_things_come() {
+        let (mut stream, mut sender) = pair(64 << 10);
+        let header = [1; 16];
+        let payload = [2; 32 << 10];
+        let mut target = vec![0; payload.len()];
+        for round in 0..3 {
+            sender.write_all(&header).unwrap();
+            sender.write_all(&payload).unwrap();
+            assert_eq!(stream.receive().unwrap(), Received::Bytes(if round == 0 { 16 + (32 << 10) } else { 4 << 10 }));
+            assert_eq!(stream.may_have_more(), round > 0);
+            stream.consume(16);
+            let mut filled = 0;
+            while filled < target.len() {
+                let Received::Bytes(count) = stream.receive_into(&mut target[filled..]).unwrap() else {
+                    panic!("everything was sent")
+                };
+                filled += count;
+            }
+            assert!(target == payload && stream.staged().is_empty() && (round == 0 || !stream.may_have_more()));
+        }
+        sender.write_all(&[3; 60 << 10]).unwrap();
+        for expected in [4 << 10, 16 << 10, 40 << 10] {
+            assert_eq!(stream.receive().unwrap(), Received::Bytes(expected));
+        }
+        assert!(!stream.may_have_more());
     }
 
     #[test]

@@ -299,9 +299,8 @@ impl Session {
             return Ok(Progress::Dry);
         }
         match self.stream.receive() {
-            Ok(Received::Bytes(count)) => {
-                // Less than there was room for: the socket is empty for now.
-                self.readable = count >= LINK_STAGING_BYTES / 2;
+            Ok(Received::Bytes(_)) => {
+                self.readable = self.stream.may_have_more();
                 Ok(Progress::Some)
             }
             Ok(Received::Nothing) => Ok(Progress::Dry),
@@ -372,8 +371,7 @@ fn in_place(stream: &mut Stream, readable: &mut bool, target: &mut [u8]) -> Resu
     let staged = !stream.staged().is_empty();
     match stream.receive_into(target) {
         Ok(Received::Bytes(count)) => {
-            // A read that did not fill the target emptied the socket.
-            *readable &= staged || count == target.len();
+            *readable &= staged || stream.may_have_more();
             Ok(count)
         }
         Ok(Received::Nothing) => {

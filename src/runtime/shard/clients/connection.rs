@@ -315,8 +315,7 @@ impl Connection {
                 Received::Bytes(count) => {
                     filling.filled += count;
                     *budget = budget.saturating_sub(count);
-                    // Less than was asked for: the socket is empty now.
-                    self.readable &= !from_socket || filling.filled == wanted;
+                    self.readable &= !from_socket || self.stream.may_have_more();
                     Ok(Next::Again)
                 }
                 Received::Nothing => {
@@ -344,8 +343,7 @@ impl Connection {
         match self.stream.receive().map_err(|error| error.to_string())? {
             Received::Bytes(count) => {
                 *budget = budget.saturating_sub(count);
-                // A small read has most likely emptied the socket. If not, the poller tells.
-                self.readable = count >= NBD_STAGING_BYTES / 2;
+                self.readable = self.stream.may_have_more();
                 Ok(Next::Again)
             }
             Received::Nothing => {
