@@ -63,3 +63,28 @@ impl fmt::Display for Failure {
         f.write_str(&self.message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_and_readme_name_every_code() {
+        let readme = include_str!("../../../README.md");
+        let lines: Vec<&str> = HELP.lines().skip(1).collect();
+        assert_eq!(lines.len(), Exit::Differs as usize + 1);
+        for (code, line) in lines.iter().enumerate() {
+            let words = line.trim_start().strip_prefix(&format!("{code}  ")).expect("codes in order");
+            assert!(readme.contains(&format!("| {code} | {words} |")), "the README has {code}: {words}");
+        }
+    }
+
+    #[test]
+    fn the_readme_names_every_verb() {
+        use clap::CommandFactory;
+        let readme = include_str!("../../../README.md");
+        for verb in super::super::arguments::Arguments::command().get_subcommands() {
+            assert!(readme.contains(&format!("`{}", verb.get_name())), "the README tells of {}", verb.get_name());
+        }
+    }
+}

@@ -4,7 +4,7 @@ use super::*;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-/// The example of the README.
+/// The example of the README, without its comments so that lines can be replaced below.
 const GOOD: &str = r#"cluster = "lab"
 secret_file = "secret"
 
@@ -54,6 +54,15 @@ fn the_example_is_read() {
     assert_eq!(volume.place(NodeId(0)).metadata, None);
     assert_eq!(volume.place(NodeId(0)).nbd[1], NbdAddress::Tcp("127.0.0.1:10811".parse().unwrap()));
     assert_eq!(volume.place(NodeId(1)).nbd, [NbdAddress::Unix("/etc/tb/beta-nbd.sock".into())]);
+}
+
+#[test]
+fn the_readme_shows_this_example() {
+    let readme = include_str!("../../../README.md");
+    let shown = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let bare: String = shown.lines().map(|line| format!("{}\n", line.split('#').next().unwrap().trim_end())).collect();
+    assert_eq!(bare, GOOD);
+    assert!(parse_text(shown).is_ok(), "with its comments too");
 }
 
 #[test]
