@@ -1,5 +1,13 @@
 //! Joins logic and io, decides nothing: shard loop, configuration, command line.
 
+/// Prints a line for whoever called. Nobody reading any more (a closed pipe) is no error.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout().lock(), $($words)*);
+    }};
+}
+
 pub mod config;
 pub mod notes;
 

@@ -6,4 +6,5 @@ mod bad_input;
 mod bounds;
 mod commands;
 mod crashes;
+mod scripted;
 mod service;

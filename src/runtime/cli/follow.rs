@@ -23,7 +23,7 @@ pub fn resync(session: &mut Session<'_>, before: &VolumeView) -> Result<Exit, Fa
             let ended = view.last_resync != before.last_resync;
             if ended || started.elapsed() >= BEGIN_TIME_MAX {
                 display.end();
-                println!("{}", resync_summary(&view, ended));
+                say!("{}", resync_summary(&view, ended));
                 return Ok(Exit::Done);
             }
         }
@@ -84,7 +84,7 @@ fn verify_summary(view: &VolumeView, before: &VolumeView) -> Result<Exit, Failur
         );
         return Err(Failure::new(Exit::Failed, message));
     };
-    println!(
+    say!(
         "compared {} in {}: {} differ{}",
         show_size(summary.bytes_compared),
         show_time(Duration::from_millis(summary.milliseconds)),
@@ -96,7 +96,7 @@ fn verify_summary(view: &VolumeView, before: &VolumeView) -> Result<Exit, Failur
         },
     );
     for (offset, length) in &summary.ranges {
-        println!("  {offset} {length}");
+        say!("  {offset} {length}");
     }
     if !summary.complete {
         let message = "the verify did not reach the end: the link or a disk was lost; verify again".to_string();

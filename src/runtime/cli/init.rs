@@ -45,9 +45,9 @@ pub fn init_disk(config: &Config, options: &InitDisk) -> Result<Exit, Failure> {
     display.end();
     let report = done.map_err(|error| refused(&error.refusal))?;
     for sentence in &report.sentences {
-        println!("{sentence}");
+        say!("{sentence}");
     }
-    println!(
+    say!(
         "{} on {}: {} holds {} of data, {} are set aside for metadata; it is {}{}.",
         volume.name,
         config.this_node().name,

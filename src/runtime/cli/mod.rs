@@ -42,7 +42,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
     let file = || load(arguments, Depth::File);
     match &arguments.verb {
         Verb::Check { reference: true } => {
-            print!("{}", config::reference::markdown());
+            say!("{}", config::reference::markdown().trim_end());
             Ok(Exit::Done)
         }
         Verb::Check { reference: false } => check(&load(arguments, Depth::Secret)?),
@@ -78,7 +78,7 @@ fn check(config: &Config) -> Result<Exit, Failure> {
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    println!(
+    say!(
         "{} is good: cluster {}, this node {}, peer {}, {}",
         config.file.display(),
         config.cluster,

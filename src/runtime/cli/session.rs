@@ -88,7 +88,7 @@ pub fn known_volume<'c>(config: &'c Config, name: &str) -> Result<&'c VolumeConf
 pub fn report(config: &Config, volume: &str, outcome: Outcome) -> Result<Exit, Failure> {
     match outcome {
         Ok(sentence) => {
-            println!("{volume} on {}: {sentence}", config.this_node().name);
+            say!("{volume} on {}: {sentence}", config.this_node().name);
             Ok(Exit::Done)
         }
         Err(refusal) => Err(refused(&refusal)),

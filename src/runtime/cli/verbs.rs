@@ -131,7 +131,7 @@ pub fn replace_disk(config: &Config, options: &ReplaceDisk) -> Result<Exit, Fail
     match outcome {
         Err(refusal) => Err(refused(&refusal)),
         Ok(sentence) => {
-            println!("{sentence}");
+            say!("{sentence}");
             if options.wait { follow::resync(&mut session, &before) } else { Ok(Exit::Done) }
         }
     }
@@ -163,11 +163,11 @@ pub fn dirty(config: &Config, name: &str, json: bool) -> Result<Exit, Failure> {
     };
     let bytes: u64 = ranges.iter().map(|(_, length)| length).sum();
     if json {
-        println!("{}", serde_json::json!({ "volume": name, "bytes": bytes, "ranges": ranges, "truncated": truncated }));
+        say!("{}", serde_json::json!({ "volume": name, "bytes": bytes, "ranges": ranges, "truncated": truncated }));
         return Ok(Exit::Done);
     }
     for (offset, length) in &ranges {
-        println!("{offset} {length}");
+        say!("{offset} {length}");
     }
     let more = if truncated { ", and more that is not listed" } else { "" };
     eprintln!("{name}: {} in {} ranges differ or may differ{more}", show_size(bytes), ranges.len());

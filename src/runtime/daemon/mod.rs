@@ -89,7 +89,7 @@ async fn run_on_runtime(config: Config) -> Result<Exit, Failure> {
     let daemon = Rc::new(Daemon { config, volumes, local });
     serve_peer(&daemon, bound.peer);
     serve_control(&daemon, bound.control);
-    println!(
+    say!(
         "twinblock: node {} of cluster {} is ready, {}",
         daemon.config.this_node().name,
         daemon.config.cluster,
@@ -100,7 +100,9 @@ async fn run_on_runtime(config: Config) -> Result<Exit, Failure> {
     );
     notify::tell("READY=1");
     let exit = events::until_stopped(&daemon, events, signals).await;
-    sockets::remove(&daemon.config);
+    for path in bound.made {
+        let _ = std::fs::remove_file(path);
+    }
     drop(instance);
     exit
 }

@@ -11,6 +11,7 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname, getsockopt, s
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 
 /// Mode of the control socket: only the user the daemon runs as.
 const CONTROL_MODE: u32 = 0o600;
@@ -25,6 +26,8 @@ pub struct Bound {
     pub peer: Vec<tokio::net::TcpListener>,
     /// Where each volume is served.
     pub nbd: HashMap<String, Vec<NbdListener>>,
+    /// The socket files made here, to be removed in the end. Those handed over stay.
+    pub made: Vec<PathBuf>,
 }
 
 /// Binds everything, or says what can't be bound and what to do.
@@ -35,6 +38,7 @@ pub fn bind_all(config: &Config) -> Result<Bound, Failure> {
     let control = tokio::net::UnixListener::from_std(control)
         .map_err(|error| Failure::new(Exit::Failed, format!("the control socket can't be used: {error}")))?;
     let peer = listen::bind(node).map_err(failed)?;
+    let mut made = vec![node.control.clone()];
     let mut handed = activation::take();
     let mut nbd: HashMap<String, Vec<NbdListener>> = HashMap::new();
     for volume in &config.volumes {
@@ -42,7 +46,13 @@ pub fn bind_all(config: &Config) -> Result<Bound, Failure> {
         for address in &volume.place(config.node).nbd {
             let listener = match take_handed_over(&mut handed, address) {
                 Some(listener) => listener,
-                None => bind_nbd(address).map_err(failed)?,
+                None => {
+                    let listener = bind_nbd(address).map_err(failed)?;
+                    if let NbdAddress::Unix(path) = address {
+                        made.push(path.clone());
+                    }
+                    listener
+                }
             };
             listeners.push(listener);
         }
@@ -58,17 +68,7 @@ pub fn bind_all(config: &Config) -> Result<Bound, Failure> {
             socket.name
         );
     }
-    Ok(Bound { control, peer, nbd })
-}
-
-/// Removes the socket files this daemon made.
-pub fn remove(config: &Config) {
-    let _ = std::fs::remove_file(&config.this_node().control);
-    for address in config.volumes.iter().flat_map(|volume| &volume.place(config.node).nbd) {
-        if let NbdAddress::Unix(path) = address {
-            let _ = std::fs::remove_file(path);
-        }
-    }
+    Ok(Bound { control, peer, nbd, made })
 }
 
 fn bind_nbd(address: &NbdAddress) -> Result<NbdListener, (String, String)> {

@@ -39,7 +39,7 @@ pub fn demo(parent: Option<PathBuf>) -> Result<Exit, Failure> {
     let result = Show { pair: pair.clone(), step: 0 }.play();
     pair.clean_up();
     result?;
-    println!("\nEverything acknowledged was there, both disks are the same. {} in all.", show_time(started.elapsed()));
+    say!("\nEverything acknowledged was there, both disks are the same. {} in all.", show_time(started.elapsed()));
     Ok(Exit::Done)
 }
 
@@ -58,10 +58,7 @@ struct Application {
 
 impl Show {
     fn play(mut self) -> Result<(), Failure> {
-        println!(
-            "Two servers on this machine, one volume mirrored between them; files in {}",
-            self.pair.folder.display()
-        );
+        say!("Two servers on this machine, one volume mirrored between them; files in {}", self.pair.folder.display());
         self.make_pair()?;
         let application = self.first_data()?;
         let application = self.secondary_dies(application)?;
@@ -186,11 +183,11 @@ impl Show {
 
     fn say(&mut self, words: &str) {
         self.step += 1;
-        println!("\n{}. {words}", self.step);
+        say!("\n{}. {words}", self.step);
     }
 
     fn tell(&self, words: String) {
-        println!("   {words}");
+        say!("   {words}");
     }
 
     fn tell_resync(&self, status: &serde_json::Value, started: Instant) -> Result<(), Failure> {

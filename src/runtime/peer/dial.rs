@@ -8,40 +8,62 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+/// A session that lasted so long was a good one: the next try comes soon.
+const STEADY_TIME: Duration = Duration::from_secs(10);
 /// Longest wait after the peer said that its operator disconnected the volume: `connect` there should not take long.
 const DISCONNECTED_RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Dials whenever a session is wanted, for as long as the daemon runs.
+///
+/// Every try comes after a wait, unless it is wanted at once. Only a session that lasted makes the waits short again:
+/// one that breaks as soon as it is there must not become a storm.
 pub async fn keep_connected(local: &Local, link: &VolumeLink) {
     let settings = &local.settings;
     let mut lost = Backoff::new(settings.reconnect_min, settings.reconnect_max);
     let mut refused = Backoff::new(settings.refused_retry_min, settings.refused_retry_max);
+    let mut wait = Wait::Lost;
+    let mut connected: Option<Instant> = None;
     loop {
-        if !link.wanted.get() || link.disconnected.get() {
+        while !link.is_wanted() {
             link.changed.notified().await;
+        }
+        if connected.take().is_some_and(|since| since.elapsed() >= STEADY_TIME) {
+            lost.reset();
+        }
+        let longest = match wait {
+            Wait::Lost => lost.wait(random()),
+            Wait::Refused => refused.wait(random()),
+            Wait::Disconnected => refused.wait(random()).min(DISCONNECTED_RETRY_MAX),
+        };
+        pause(link, longest).await;
+        if !link.is_wanted() {
             continue;
         }
         match dial_all(local, link).await {
+            // The operator may have changed his mind meanwhile.
+            Ok(_) if link.disconnected.get() => {}
             Ok((stream, authenticated, address)) => {
-                lost.reset();
+                wait = Wait::Lost;
                 refused.reset();
-                if link.disconnected.get() {
-                    continue;
-                }
+                connected = Some(Instant::now());
                 hand_over(local, link, stream, &authenticated, address);
             }
-            Err(DialError { message, wait }) => {
-                link.set_trouble(message);
-                let wait = match wait {
-                    Wait::Lost => lost.wait(random()),
-                    Wait::Refused => refused.wait(random()),
-                    Wait::Disconnected => refused.wait(random()).min(DISCONNECTED_RETRY_MAX),
-                };
-                // A wish for a session at once, or the operator's word, ends the wait.
-                let _ = timeout(wait, link.changed.notified()).await;
+            Err(error) => {
+                wait = error.wait;
+                link.set_trouble(error.message);
             }
+        }
+    }
+}
+
+/// Waits so long, or until a session is wanted at once or not any more.
+async fn pause(link: &VolumeLink, longest: Duration) {
+    let deadline = Instant::now() + longest;
+    while link.is_wanted() && !link.at_once.take() {
+        if timeout_at(deadline, link.changed.notified()).await.is_err() {
+            return;
         }
     }
 }

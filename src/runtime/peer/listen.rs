@@ -4,16 +4,19 @@ use super::auth::{self, AuthError};
 use super::{Links, Local, VolumeLink, dial};
 use crate::runtime::config::NodeConfig;
 use crate::wire::hello::{Encryption, Hello, Refused};
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// Pause after a failed accept (no descriptors left): the loop must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two lines of the log about strangers.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections the kernel keeps for us until we take them.
 const BACKLOG: u32 = 128;
 
@@ -57,6 +60,27 @@ pub struct Places {
     peer: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
     peer_addresses: Vec<IpAddr>,
+    rare: RareLog,
+}
+
+/// A log that a stranger can't flood: one line in a while, with the number of those left out.
+struct RareLog {
+    last: Cell<Option<Instant>>,
+    left_out: Cell<u64>,
+}
+
+impl RareLog {
+    fn log(&self, words: std::fmt::Arguments<'_>) {
+        if self.last.get().is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
+            self.left_out.set(self.left_out.get() + 1);
+            return;
+        }
+        self.last.set(Some(Instant::now()));
+        match self.left_out.take() {
+            0 => tracing::warn!("{words}"),
+            n => tracing::warn!("{words} (and {n} more like this were not logged)"),
+        }
+    }
 }
 
 impl Places {
@@ -67,6 +91,7 @@ impl Places {
             peer: Arc::new(Semaphore::new(half)),
             strangers: Arc::new(Semaphore::new(half)),
             peer_addresses: local.peer_addresses.iter().map(SocketAddr::ip).collect(),
+            rare: RareLog { last: Cell::new(None), left_out: Cell::new(0) },
         }
     }
 
@@ -83,12 +108,13 @@ pub async fn serve(listener: TcpListener, local: Rc<Local>, links: Links, places
         match listener.accept().await {
             Ok((stream, from)) => {
                 let Some(place) = places.take(from.ip()) else {
-                    tracing::warn!("a connection from {from} was closed: too many are authenticating at once");
+                    let rare = &places.rare;
+                    rare.log(format_args!("a connection from {from} was closed: too many are authenticating at once"));
                     continue;
                 };
-                let (local, links) = (local.clone(), links.clone());
+                let (local, links, places) = (local.clone(), links.clone(), places.clone());
                 tokio::task::spawn_local(async move {
-                    handshake(&local, &links, stream, from).await;
+                    handshake(&local, &links, &places.rare, stream, from).await;
                     drop(place);
                 });
             }
@@ -100,7 +126,7 @@ pub async fn serve(listener: TcpListener, local: Rc<Local>, links: Links, places
     }
 }
 
-async fn handshake(local: &Local, links: &Links, mut stream: TcpStream, from: SocketAddr) {
+async fn handshake(local: &Local, links: &Links, rare: &RareLog, mut stream: TcpStream, from: SocketAddr) {
     let mut named: Option<Rc<VolumeLink>> = None;
     let handshake = auth::accept(&mut stream, &local.credentials, |hello| {
         named = links.iter().find(|link| link.name == hello.volume).cloned();
@@ -114,9 +140,9 @@ async fn handshake(local: &Local, links: &Links, mut stream: TcpStream, from: So
         (Ok(authenticated), Some(link)) => dial::hand_over(local, &link, stream, &authenticated, from),
         (Ok(_), None) => unreachable!("a hello for no volume is refused"),
         (Err(AuthError::Probe), _) => tracing::debug!("{from} looked whether this daemon listens"),
-        (Err(error), Some(link)) => link.set_trouble(format!("connection from {from}: {error}")),
-        (Err(error), None) => {
-            tracing::warn!("a connection from {from} was refused: {error}");
+        (Err(error), Some(link)) if link.wanted.get() => link.set_trouble(format!("connection from {from}: {error}")),
+        (Err(error), _) => {
+            rare.log(format_args!("a connection from {from} was refused: {error}"));
             // Nobody knows which volume it was for; while there is no link, it is what every one of them lacks.
             for link in links.iter().filter(|link| link.wanted.get() && error.is_refusal()) {
                 link.trouble.borrow_mut().get_or_insert_with(|| format!("connection from {from}: {error}"));

@@ -42,12 +42,16 @@ pub struct VolumeLink {
     pub offer: Offer,
     /// A session is wanted and there is none.
     wanted: Cell<bool>,
+    /// It is wanted at once: what is left of a wait is skipped.
+    at_once: Cell<bool>,
     /// The operator wants none.
     disconnected: Cell<bool>,
     /// Something changed: look again without waiting further.
     changed: Notify,
     /// Why there is no session, as last logged; cleared by a session.
     trouble: RefCell<Option<String>>,
+    /// Digest of the peer's configuration, as last seen: a difference is told once.
+    peer_config: Cell<Option<u64>>,
 }
 
 impl VolumeLink {
@@ -58,24 +62,31 @@ impl VolumeLink {
             uuid,
             offer,
             wanted: Cell::new(false),
+            at_once: Cell::new(false),
             disconnected: Cell::new(false),
             changed: Notify::new(),
             trouble: RefCell::default(),
+            peer_config: Cell::new(None),
         }
     }
 
     /// The shard has no session and wants one; `now` skips what is left of a wait.
     pub fn want(&self, now: bool) {
-        let was = self.wanted.replace(true);
-        if now || !was {
-            self.changed.notify_one();
-        }
+        self.wanted.set(true);
+        self.at_once.set(now || self.at_once.get());
+        self.changed.notify_one();
     }
 
     /// The operator's `disconnect` and `connect`.
     pub fn set_disconnected(&self, disconnected: bool) {
         self.disconnected.set(disconnected);
+        self.at_once.set(!disconnected);
         self.changed.notify_one();
+    }
+
+    /// Whether the dialling side should try.
+    fn is_wanted(&self) -> bool {
+        self.wanted.get() && !self.disconnected.get()
     }
 
     /// Why there is no session, when this end or the peer knows.
@@ -96,6 +107,7 @@ impl VolumeLink {
 
     fn connected(&self) {
         self.wanted.set(false);
+        self.at_once.set(false);
         *self.trouble.borrow_mut() = None;
     }
 }
@@ -190,7 +202,8 @@ impl Local {
 
     /// Says when the peer runs with another configuration; it is allowed while a change is being rolled out.
     fn compare_configurations(&self, link: &VolumeLink, peer: &Hello) {
-        if peer.config_digest != self.config_digest {
+        let seen = link.peer_config.replace(Some(peer.config_digest));
+        if peer.config_digest != self.config_digest && seen != Some(peer.config_digest) {
             tracing::warn!(
                 volume = %link.name,
                 "the configuration of {} differs from this one; use the same file on both servers",

@@ -114,6 +114,30 @@ fn sessions_differ_and_a_new_one_is_made_when_wanted() {
     });
 }
 
+#[test]
+fn after_a_fault_there_is_a_wait_which_a_wish_for_a_session_at_once_ends() {
+    run(async {
+        let mut there = acceptor(local(1, vec![]), "vol0").await;
+        let mut patient = local(0, vec![there.address]);
+        patient.settings.reconnect_min = Duration::from_secs(3600);
+        patient.settings.reconnect_max = Duration::from_secs(3600);
+        let (link, mut offered) = dialler(patient, "vol0");
+        link.want(true);
+        offered.recv().await.unwrap();
+        there.offered.recv().await.unwrap();
+        link.want(false);
+        // Anyone who dials now is seen before this stranger is.
+        for _ in 0..20 {
+            let mut stranger = TcpStream::connect(there.address).await.unwrap();
+            stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            let _ = stranger.read_to_end(&mut Vec::new()).await;
+        }
+        assert!(offered.try_recv().is_err(), "a session that broke is not made again at once");
+        link.want(true);
+        offered.recv().await.unwrap();
+    });
+}
+
 /// Both ends must say what is wrong, and no session may come of it.
 async fn refused(dialling: Local, accepting: Local, volume: &str, ours: &str, theirs: &str) {
     let mut there = acceptor(accepting, "vol0").await;
