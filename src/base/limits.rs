@@ -45,8 +45,8 @@ pub const RESYNC_CHUNK_BYTES_MAX: u64 = 1 << 20;
 pub const RESYNC_CHUNK_BYTES_BUSY: u64 = 128 << 10;
 /// Resync bytes under way at once.
 pub const RESYNC_WINDOW_BYTES: u64 = 4 << 20;
-/// Largest run of holes sent as one frame, in bytes.
-pub const RESYNC_ZERO_BYTES_MAX: u64 = 1 << 30;
+/// Largest run of holes sent as one frame, in bytes: a disk that must write zeroes still answers in time.
+pub const RESYNC_ZERO_BYTES_MAX: u64 = 256 << 20;
 /// Bytes written between two flushes of the target, at most.
 pub const FLUSH_WINDOW_BYTES: u64 = 256 << 20;
 /// Time between two internal flushes while something is unstable.

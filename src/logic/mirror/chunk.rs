@@ -22,6 +22,9 @@ use crate::base::range::{BLOCK, BLOCK_SHIFT, ByteRange};
 use crate::wire::frame::Frame;
 use crate::wire::message::Message;
 
+/// What a hole under way counts in the resync's window, in bytes: eight of them fill it.
+const HOLE_WEIGHT: u64 = RESYNC_WINDOW_BYTES / 8;
+
 /// What a chunk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
@@ -63,9 +66,12 @@ impl Mirror {
         }
     }
 
-    /// Bytes of chunks under way; a hole weighs as one busy chunk.
+    /// Bytes of chunks under way; a hole weighs little, but a disk that can't punch holes has to write it.
     pub(super) fn chunk_bytes_in_flight(&self) -> u64 {
-        self.chunks.iter().map(|(_, chunk)| if chunk.task == Task::Zero { BLOCK } else { chunk.range.length }).sum()
+        self.chunks
+            .iter()
+            .map(|(_, chunk)| if chunk.task == Task::Zero { HOLE_WEIGHT } else { chunk.range.length })
+            .sum()
     }
 
     /// Begins the next chunk. Returns whether there may be another.

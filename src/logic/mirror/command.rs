@@ -9,7 +9,7 @@
 //! | no session, was joined, peer's daemon was gone right when the session ended | yes: it can't have gone on alone |
 //! | no session otherwise | refused: the peer may be serving, or hold newer data |
 
-use super::core::{After, Mirror};
+use super::core::{After, Mirror, Op};
 use super::door::Purpose;
 use super::interface::{Effect, Note};
 use super::leave::{Demotion, Stopping};
@@ -202,7 +202,7 @@ impl Mirror {
 
     /// Whether a granted claim is being made durable.
     fn is_promoting(&self) -> bool {
-        self.ops.iter().any(|(_, op)| matches!(op, super::core::Op::Superblock(After::Promoted)))
+        self.is_under_way(|op| matches!(op, Op::Superblock(After::Promoted)))
     }
 
     pub(super) fn claim_answered(&mut self, epoch: Epoch, granted: bool, out: &mut Vec<Effect>) {

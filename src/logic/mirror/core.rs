@@ -51,8 +51,8 @@ pub struct Mirror {
     /// The last moment heard of.
     pub(super) now: Moment,
     pub(super) random: Random,
-    /// Disk and metadata operations under way.
-    pub(super) ops: Slab<Op>,
+    /// Disk and metadata operations under way, and since when.
+    pub(super) ops: Slab<(Op, Moment)>,
     pub(super) role: Role,
     /// The local disk's worth, and why.
     pub(super) disk: DiskState,
@@ -354,7 +354,7 @@ impl Mirror {
     }
 
     fn disk_done(&mut self, op: OpId, result: Result<Completion, DiskError>, out: &mut Vec<Effect>) {
-        let op = self.ops.remove(Key::of(op.0)).expect("an operation is answered once");
+        let (op, _) = self.ops.remove(Key::of(op.0)).expect("an operation is answered once");
         let done = result.as_ref().map(|_| ()).map_err(|error| *error);
         match op {
             Op::Fill(key) => self.filled(key, done, out),
@@ -374,7 +374,7 @@ impl Mirror {
     }
 
     fn persisted(&mut self, op: OpId, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
-        let op = self.ops.remove(Key::of(op.0)).expect("a record is answered once");
+        let (op, _) = self.ops.remove(Key::of(op.0)).expect("a record is answered once");
         if let Err(error) = result {
             self.metadata_failed(op, error, out);
             return;
@@ -406,8 +406,18 @@ impl Mirror {
 
     /// Hands out a disk operation.
     pub(super) fn disk_op(&mut self, op: Op, io: super::interface::DiskIo, out: &mut Vec<Effect>) {
-        let op = OpId(self.ops.insert(op).number());
+        let op = self.op(op);
         out.push(Effect::Disk { op, io });
+    }
+
+    /// Remembers an operation that is handed out now.
+    pub(super) fn op(&mut self, op: Op) -> OpId {
+        OpId(self.ops.insert((op, self.now)).number())
+    }
+
+    /// Whether an operation of this kind is under way.
+    pub(super) fn is_under_way(&self, of_kind: impl Fn(&Op) -> bool) -> bool {
+        self.ops.iter().any(|(_, (op, _))| of_kind(op))
     }
 
     /// Persists the superblock as it is now. Without a disk there is nothing to persist to, and what follows follows.
@@ -419,13 +429,13 @@ impl Mirror {
         self.superblock.disk = self.disk;
         self.superblock.role = self.role;
         self.superblock.sequence += 1;
-        let op = OpId(self.ops.insert(Op::Superblock(after)).number());
+        let op = self.op(Op::Superblock(after));
         out.push(Effect::Persist { op, record: Record::Superblock(Box::new(self.superblock.clone())) });
     }
 
     /// Whether a superblock with a consequence is being written: the state is about to change.
     pub(super) fn is_changing(&self) -> bool {
-        self.ops.iter().any(|(_, op)| matches!(op, Op::Superblock(after) if *after != After::Nothing))
+        self.is_under_way(|op| matches!(op, Op::Superblock(after) if *after != After::Nothing))
     }
 
     /// Size of the volume in bytes: what was agreed, or what this disk alone could hold.

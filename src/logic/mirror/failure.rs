@@ -91,7 +91,7 @@ impl Mirror {
                 "This node is primary without a disk, and a disk that joins must be brought in sync first.",
                 format!("Demote it and promote {}, then attach.", self.peer_name()),
             ))
-        } else if self.ops.iter().next().is_some() || !self.applying.is_idle() {
+        } else if !self.ops.is_empty() || !self.applying.is_idle() {
             Some(Refusal::new("busy", "Operations of the old disk have not ended yet.", "Try again in a moment."))
         } else {
             None

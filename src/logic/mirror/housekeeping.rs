@@ -1,7 +1,8 @@
 //! Time: what happens because nothing happened.
 
-use super::core::Mirror;
+use super::core::{Mirror, Op};
 use super::interface::Effect;
+use super::session::Session;
 use super::slab::Key;
 use crate::base::error::RequestError;
 use crate::base::limits::{
@@ -82,9 +83,19 @@ impl Mirror {
         {
             let reason = format!("{} did not write a frame for {} s", self.peer_name(), silence_seconds(unwritten));
             self.end_session(&reason, false, out);
+        } else if self.handshake_is_stuck() {
+            let reason = format!("the handshake with {} takes too long", self.peer_name());
+            self.end_session(&reason, false, out);
         } else if ping {
             self.send(Message::Ping { token: now.0 }, out);
         }
+    }
+
+    /// Clients wait and the peer, though alive, does not come to the point: they are served alone until it does.
+    fn handshake_is_stuck(&self) -> bool {
+        let longest = self.settings.remote_io_timeout;
+        let deciding = |session: &Session| session.is_deciding() && self.now.since(session.began) >= longest;
+        self.role == Role::Primary && !self.slots.is_empty() && self.session.as_ref().is_some_and(deciding)
     }
 
     /// A local disk that does not answer.
@@ -93,10 +104,7 @@ impl Mirror {
         if limit.is_zero() || self.disk == DiskState::Diskless {
             return;
         }
-        let hung = self
-            .slots
-            .iter()
-            .any(|(_, slot)| slot.waits_for_disk_since().is_some_and(|at| self.now.since(at) >= limit));
+        let hung = self.ops.iter().any(|(_, (_, since))| self.now.since(*since) >= limit);
         if hung {
             self.disk_failed("an operation", crate::base::error::DiskError::TimedOut, out);
         }
@@ -143,7 +151,7 @@ impl Mirror {
     }
 
     fn is_snapshotting(&self) -> bool {
-        self.ops.iter().any(|(_, op)| matches!(op, super::core::Op::Snapshot(_)))
+        self.is_under_way(|op| matches!(op, Op::Snapshot(_)))
     }
 
     fn sweep_sometimes(&mut self, out: &mut Vec<Effect>) {

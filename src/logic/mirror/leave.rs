@@ -73,7 +73,7 @@ impl Mirror {
             return;
         };
         match demotion.step {
-            Step::Draining if self.slots.is_empty() && !self.door.is_opening() => {
+            Step::Draining if self.is_settled() && !self.door.is_opening() => {
                 let number = self.flush_to_leave(out);
                 self.set_demotion_step(Step::Flushing(number), out);
             }
@@ -137,7 +137,7 @@ impl Mirror {
         let Some(stopping) = &self.pending.stopping else { return };
         let late = self.now.since(stopping.began) >= STOP_TIME_MAX;
         match stopping.step {
-            Step::Draining if self.slots.is_empty() && !self.door.is_opening() => {
+            Step::Draining if self.is_settled() && !self.door.is_opening() => {
                 let number = self.flush_to_leave(out);
                 self.set_stop_step(Step::Flushing(number));
                 self.stop_step_again(number, out);
@@ -167,9 +167,14 @@ impl Mirror {
         }
     }
 
+    /// Whether every piece is settled. What a dead disk still owes an answer for may stay behind.
+    fn is_settled(&self) -> bool {
+        self.slots.iter().all(|(_, slot)| slot.is_ghost())
+    }
+
     fn is_persisting(&self) -> bool {
         use super::core::Op;
-        self.ops.iter().any(|(_, op)| matches!(op, Op::Snapshot(_) | Op::Intents | Op::Superblock(_)))
+        self.is_under_way(|op| matches!(op, Op::Snapshot(_) | Op::Intents | Op::Superblock(_)))
     }
 
     /// What differs from a peer that isn't there is written down exactly, so that the intents may go.

@@ -107,9 +107,9 @@ impl Slot {
         matches!(self.work, Work::Write(_) | Work::Zero { .. })
     }
 
-    /// Since when it waits for the local disk, if it does.
-    pub(super) fn waits_for_disk_since(&self) -> Option<Moment> {
-        (self.local == Leg::Busy || self.filling).then_some(self.admitted)
+    /// Settled, and there only because an operation of a disk that was given up may still touch its buffer.
+    pub(super) fn is_ghost(&self) -> bool {
+        self.replied && self.ticket.is_none()
     }
 
     fn buffer(&self) -> Option<BufferId> {
@@ -268,7 +268,7 @@ impl Mirror {
     /// Does everything that can be done for a piece now.
     pub(super) fn drive(&mut self, key: Key, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get(key) else { return };
-        if !slot.locked || slot.failed.is_some() || slot.work == Work::Flush {
+        if !slot.locked || slot.failed.is_some() || slot.is_ghost() || slot.work == Work::Flush {
             return;
         }
         if slot.is_mutation() { self.drive_mutation(key, out) } else { self.drive_read(key, out) }
@@ -323,7 +323,7 @@ impl Mirror {
             return;
         }
         if let Some((page, regions)) = self.intents.next_page() {
-            let op = OpId(self.ops.insert(Op::Intents).number());
+            let op = self.op(Op::Intents);
             let record = crate::wire::metadata::record::Record::Intents { page, regions };
             out.push(Effect::Persist { op, record });
         }
@@ -509,6 +509,17 @@ impl Mirror {
         let slot = &self.slots[key];
         if slot.local.over() && slot.remote.over() && slot.replied {
             self.free_slot(key, out);
+        } else if slot.replied && slot.remote == Leg::Done && self.path() == Path::Forward {
+            self.leave_ghost(key, out);
+        }
+    }
+
+    /// The peer has it and is the authority; the local disk, given up, has not answered yet. Others need not wait for
+    /// that, only the buffer must.
+    fn leave_ghost(&mut self, key: Key, out: &mut Vec<Effect>) {
+        if let Some(ticket) = self.slots[key].ticket.take() {
+            self.release_range(ticket, out);
+            self.drained_step(out);
         }
     }
 
@@ -520,7 +531,8 @@ impl Mirror {
         match self.path() {
             Path::Held => false,
             Path::Solo => slot.local == Leg::Done && slot.remote.over(),
-            Path::Forward => slot.remote == Leg::Done && slot.local.over(),
+            // Whatever the local disk still does, it was given up: it counts for nothing.
+            Path::Forward => slot.remote == Leg::Done && slot.is_mutation(),
             Path::Mirrored => {
                 let remote = match self.settings.mode {
                     _ if slot.fua && self.settings.mode != Mode::Async => slot.remote.over(),

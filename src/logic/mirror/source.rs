@@ -19,7 +19,7 @@ use super::session::Phase;
 use super::target::Target;
 use crate::base::error::DiskError;
 use crate::base::generation::Generation;
-use crate::base::ids::{OpId, SessionId};
+use crate::base::ids::SessionId;
 use crate::base::range::{BLOCK_SHIFT, ByteRange};
 use crate::base::state::{DiskState, ResyncKind, Role};
 use crate::base::time::Moment;
@@ -300,7 +300,7 @@ impl Mirror {
         }
         self.snapshots += 1;
         let sequence = self.snapshots;
-        let op = OpId(self.ops.insert(Op::Snapshot(sequence)).number());
+        let op = self.op(Op::Snapshot(sequence));
         let mut dirty = self.marks.dirty.clone();
         let mut suspect = &self.marks.suspect | &self.marks.intents;
         dirty.optimize();
