@@ -8,13 +8,12 @@ pub const PIECE_BYTES_MAX: u64 = 1 << 20;
 pub const ZERO_BYTES_MAX: u64 = 64 << 20;
 /// Pieces admitted to one core at a time. More wait in the clients' sockets.
 pub const PIECES_IN_FLIGHT_MAX: usize = 1024;
-/// Largest volume, in bytes: 2^32 blocks of 4 KiB.
-pub const VOLUME_BYTES_MAX: u64 = 1 << 44;
+/// Largest volume, in bytes: not only the number of each 4 KiB block fits 32 bits, but also how many there are. A larger
+/// disk is used up to here.
+pub const VOLUME_BYTES_MAX: u64 = (1 << 44) - (1 << 20);
 /// Generations a disk remembers.
 pub const HISTORY_MAX: usize = 16;
 
-/// Largest capacity a disk is used with, in bytes: the number of its blocks, too, must fit 32 bits.
-pub const CAPACITY_BYTES_MAX: u64 = VOLUME_BYTES_MAX - (1 << 20);
 /// Smallest volume, in bytes: below it the metadata would be larger than the data.
 pub const VOLUME_BYTES_MIN: u64 = 1 << 20;
 

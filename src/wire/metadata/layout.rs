@@ -12,7 +12,7 @@
 //! the volume's data. External: the area is the whole of a file or device of its own. The locator's copy is the last
 //! unit in both cases, so it is found without knowing anything but the size.
 
-use crate::base::limits::{CAPACITY_BYTES_MAX, METADATA_UNIT_BYTES, VOLUME_BYTES_MIN};
+use crate::base::limits::{METADATA_UNIT_BYTES, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN};
 use crate::base::range::BLOCK;
 use crate::wire::bitmap;
 use crate::wire::metadata::record::{REGIONS_PER_PAGE, Superblock};
@@ -68,7 +68,7 @@ impl Layout {
     pub fn internal(disk_bytes: u64) -> Result<Layout, TooSmall> {
         let whole = disk_bytes / UNIT * UNIT;
         // The area is sized for the whole disk: a little more than the data before it needs.
-        let area_bytes = Layout::sized_for(whole.min(CAPACITY_BYTES_MAX), 0, 0).needed_bytes();
+        let area_bytes = Layout::sized_for(whole.min(VOLUME_BYTES_MAX), 0, 0).needed_bytes();
         let area_offset = whole.saturating_sub(area_bytes) / MIB * MIB;
         if area_offset < VOLUME_BYTES_MIN {
             let needs_bytes = (VOLUME_BYTES_MIN + area_bytes).next_multiple_of(MIB);
@@ -76,12 +76,12 @@ impl Layout {
             let area_bytes = Layout::sized_for(needs_bytes, 0, 0).needed_bytes();
             return Err(TooSmall { has_bytes: disk_bytes, needs_bytes: VOLUME_BYTES_MIN + area_bytes });
         }
-        Ok(Layout::sized_for(area_offset.min(CAPACITY_BYTES_MAX), area_offset, whole - area_offset))
+        Ok(Layout::sized_for(area_offset.min(VOLUME_BYTES_MAX), area_offset, whole - area_offset))
     }
 
     /// The layout of a metadata device of `metadata_bytes` for a data disk of `data_bytes`.
     pub fn external(data_bytes: u64, metadata_bytes: u64) -> Result<Layout, TooSmall> {
-        let capacity_bytes = (data_bytes / BLOCK * BLOCK).min(CAPACITY_BYTES_MAX);
+        let capacity_bytes = (data_bytes / BLOCK * BLOCK).min(VOLUME_BYTES_MAX);
         let layout = Layout::sized_for(capacity_bytes, 0, metadata_bytes / UNIT * UNIT);
         if layout.area_bytes < layout.needed_bytes() {
             return Err(TooSmall { has_bytes: metadata_bytes, needs_bytes: layout.needed_bytes() });
@@ -91,7 +91,7 @@ impl Layout {
 
     /// Bytes an external metadata device must have for a data disk of `data_bytes`.
     pub fn external_bytes(data_bytes: u64) -> u64 {
-        Layout::sized_for((data_bytes / BLOCK * BLOCK).min(CAPACITY_BYTES_MAX), 0, 0).needed_bytes()
+        Layout::sized_for((data_bytes / BLOCK * BLOCK).min(VOLUME_BYTES_MAX), 0, 0).needed_bytes()
     }
 
     /// Where the copy of the locator lies on a file or device of this size, if it has room for one.
