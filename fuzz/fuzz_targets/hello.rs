@@ -11,7 +11,9 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some((.., name_bytes)) = bytes.first_chunk().and_then(hello::decode_verdict_head) {
         assert!(name_bytes <= CLUSTER_BYTES_MAX);
     }
-    assert!(hello::printable(bytes).chars().all(|character| !character.is_control()) || bytes.len() > SENTENCE_BYTES_MAX);
+    assert!(
+        hello::printable(bytes).chars().all(|character| !character.is_control()) || bytes.len() > SENTENCE_BYTES_MAX
+    );
     if let Some(hello) = hello::decode::<Hello>(bytes) {
         let _ = hello::encode(&hello);
     }

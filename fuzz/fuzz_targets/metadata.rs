@@ -116,7 +116,8 @@ fn patch(units: &mut Units, mut bytes: &[u8]) {
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = Expected { file_bytes: bytes.len() as u64, ..expected() };
-    let raw: Units = bytes.chunks_exact(UNIT).map(<[u8]>::to_vec).enumerate().map(|(n, unit)| (n as u64, unit)).collect();
+    let raw: Units =
+        bytes.chunks_exact(UNIT).map(<[u8]>::to_vec).enumerate().map(|(n, unit)| (n as u64, unit)).collect();
     let _ = load(&mut |offset, length| read(&raw, offset, length), &whole);
 
     let mut units = sound().clone();
