@@ -21,6 +21,7 @@ use crate::base::limits::{PIECE_BYTES_MAX, RESYNC_WINDOW_BYTES, RESYNC_ZERO_BYTE
 use crate::base::range::{BLOCK, BLOCK_SHIFT, ByteRange};
 use crate::wire::frame::Frame;
 use crate::wire::message::Message;
+use roaring::RoaringBitmap;
 
 /// What a hole under way counts in the resync's window, in bytes: eight of them fill it.
 const HOLE_WEIGHT: u64 = RESYNC_WINDOW_BYTES / 8;
@@ -38,6 +39,16 @@ pub(super) enum Task {
     Verify,
     /// Copy what a verify found to differ.
     Repair,
+}
+
+/// What lies ahead in a long marked run.
+enum Ahead {
+    /// The disk was asked; the answer goes on.
+    Asked,
+    /// A hole; it is under way.
+    Hole,
+    /// Data up to this block.
+    Data(u32),
 }
 
 /// A chunk under way.
@@ -110,18 +121,21 @@ impl Mirror {
                 }
             }
         };
-        if run.len() as u32 == most
-            && let Some(again) = self.try_hole(run.start, known, out)
-        {
-            return again;
+        let mut run = run;
+        if run.len() as u32 == most {
+            match self.look_ahead(run.start, known, out) {
+                Ahead::Asked => return false,
+                Ahead::Hole => return true,
+                Ahead::Data(end) => run.end = run.end.min(end),
+            }
         }
         let task = if known { Task::Copy } else { Task::Compare };
         self.start_chunk(run, task, out);
         true
     }
 
-    /// In a long marked run: asks what is a hole, and sends holes as such. `None` when this is data.
-    fn try_hole(&mut self, start: u32, known: bool, out: &mut Vec<Effect>) -> Option<bool> {
+    /// In a long marked run: asks what is a hole, sends holes as such, and says where data ends.
+    fn look_ahead(&mut self, start: u32, known: bool, out: &mut Vec<Effect>) -> Ahead {
         let size = self.size_bytes();
         let at = ByteRange::of_blocks(start..start + 1);
         let source = self.session.as_mut().and_then(|session| session.source()).expect("this node gives");
@@ -130,20 +144,24 @@ impl Mirror {
             let range = ByteRange::new(at.offset, length);
             source.asking_holes = true;
             self.disk_op(Op::Holes(range), DiskIo::Holes { range }, out);
-            return Some(false);
+            return Ahead::Asked;
         };
-        let hole = holes.iter().find(|hole| hole.contains(&at))?;
+        // The first hole that ends after this block: it holds the block, or data ends where it begins.
+        let index = holes.partition_point(|hole| hole.end() <= at.offset);
+        let Some(hole) = holes.get(index) else { return Ahead::Data(u32::MAX) };
+        if hole.offset > at.offset {
+            return Ahead::Data((hole.offset >> BLOCK_SHIFT) as u32);
+        }
         let end = hole.end().min(asked.end());
         let most = ((end - at.offset) >> BLOCK_SHIFT) as u32;
-        let (run, same) = self.marks.next_run(start, most)?;
+        let Some((run, same)) = self.marks.next_run(start, most) else { return Ahead::Data(u32::MAX) };
         let source = self.session.as_mut().and_then(|session| session.source()).expect("this node gives");
-        let free =
-            source.skipped.range_cardinality(run.clone()) == 0 && source.unreadable.range_cardinality(run.clone()) == 0;
-        if same != known || !free {
-            return None;
+        let busy = |map: &RoaringBitmap| map.range_cardinality(run.clone()) > 0;
+        if same != known || busy(&source.skipped) || busy(&source.unreadable) {
+            return Ahead::Data(u32::MAX);
         }
         self.start_chunk(run, Task::Zero, out);
-        Some(true)
+        Ahead::Hole
     }
 
     pub(super) fn holes_found(

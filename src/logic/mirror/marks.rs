@@ -211,7 +211,10 @@ pub fn serialise_in_parts(map: &RoaringBitmap) -> Vec<Vec<u8>> {
         let Some(first) = next_block(map, at as u32) else { break };
         let start = u64::from(first) / BLOCKS_PER_PART * BLOCKS_PER_PART;
         let last = (start + BLOCKS_PER_PART - 1).min(u64::from(u32::MAX)) as u32;
-        let mut part = RoaringBitmap::from_sorted_iter(map.range(first..=last)).expect("a bitmap iterates in order");
+        // By whole containers, never block by block: a terabyte of marks must not hold the thread up.
+        let mut part = RoaringBitmap::new();
+        part.insert_range(start as u32..=last);
+        part &= map;
         part.optimize();
         let mut bytes = Vec::with_capacity(part.serialized_size());
         part.serialize_into(&mut bytes).expect("a vector takes every byte");

@@ -122,7 +122,7 @@ settings! {
         /// Longest wait for the peer to write one frame before the link is given up.
         remote_io_timeout: Duration = "10s", "100ms" to "10min";
         /// Longest silence of the peer before the link is given up.
-        link_timeout: Duration = "2s", "1s" to "10min";
+        link_timeout: Duration = "5s", "1s" to "10min";
         /// Longest wait for the local disk before it is given up and the peer serves; 0 waits forever.
         disk_timeout: Duration = "30s", "0" to "1h";
         /// Longest time requests are held while neither disk can serve, before they fail.
