@@ -72,10 +72,11 @@ pub fn unexplained(cargo: &str, deny: &str) -> Vec<String> {
     for line in cargo.lines() {
         if line.starts_with('[') {
             inside = line.trim_matches(['[', ']']).ends_with("dependencies");
-        } else if inside && let Some((name, _)) = line.split_once('=') {
-            if line.starts_with(|first: char| first.is_alphabetic()) {
-                wanted.push(name.trim());
-            }
+        } else if inside
+            && line.starts_with(|first: char| first.is_alphabetic())
+            && let Some((name, _)) = line.split_once('=')
+        {
+            wanted.push(name.trim());
         }
     }
     let explained: Vec<(&str, &str)> = deny

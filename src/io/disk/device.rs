@@ -51,15 +51,26 @@ impl Device {
 
     /// Creates a regular file of `bytes` that reads as zeroes, and opens it.
     pub(super) fn create(path: &Path, what: &str, bytes: u64) -> Result<Device, OpenError> {
-        let create = || -> io::Result<()> {
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => OpenError::new(
+                "disk-missing",
+                format!("The {what} {} can't be created: its directory does not exist.", path.display()),
+                "Create the directory, or correct the path in the configuration.",
+            ),
+            _ => failed(path, what, "created", &error),
+        })?;
+        let size = || -> io::Result<()> {
             file.set_len(bytes)?;
             file.sync_all()?;
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(parent)?.sync_all()
         };
-        create().map_err(|error| failed(path, what, "created", &error))?;
-        Device::open(path, what)
+        let opened = size().map_err(|error| failed(path, what, "created", &error));
+        opened.and_then(|()| Device::open(path, what)).inspect_err(|_| {
+            // It is ours, and empty.
+            let _ = std::fs::remove_file(path);
+        })
     }
 
     /// An error in the middle of using it.
@@ -110,7 +121,6 @@ fn open_when_free(
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EBUSY) => true,
                 Some(Errno::ETXTBSY) => false,
-                Some(Errno::EACCES | Errno::EPERM | Errno::EROFS) => return Err(forbidden(path, what, &error)),
                 _ => return Err(failed(path, what, "opened", &error)),
             },
         };
@@ -172,21 +182,8 @@ fn missing(path: &Path, what: &str, error: &io::Error) -> OpenError {
             format!("The {what} {} does not exist.", path.display()),
             "Correct the path in the configuration, or let init-disk create a file with --size.",
         ),
-        io::ErrorKind::PermissionDenied => OpenError::new(
-            "disk-permission",
-            format!("The {what} {} can't be reached: {error}.", path.display()),
-            "Run the daemon as a user that may enter its directory.",
-        ),
         _ => failed(path, what, "looked at", error),
     }
-}
-
-fn forbidden(path: &Path, what: &str, error: &io::Error) -> OpenError {
-    OpenError::new(
-        "disk-permission",
-        format!("The {what} {} may not be read and written: {error}.", path.display()),
-        "Run the daemon as a user that may, or change the owner or mode of the disk.",
-    )
 }
 
 fn in_use(path: &Path, what: &str, holder: Option<Holder>) -> OpenError {
@@ -199,11 +196,22 @@ fn in_use(path: &Path, what: &str, holder: Option<Holder>) -> OpenError {
 }
 
 fn failed(path: &Path, what: &str, verb: &str, error: &io::Error) -> OpenError {
-    OpenError::new(
-        "disk-io",
-        format!("The {what} {} can't be {verb}: {error}.", path.display()),
-        "Look into the kernel's log for the disk's own errors, and repair or replace it.",
-    )
+    let reason = format!("The {what} {} can't be {verb}: {error}.", path.display());
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => OpenError::new(
+            "disk-permission",
+            reason,
+            "Run the command as a user that may, or change the owner or mode of the disk.",
+        ),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            OpenError::new("disk-full", reason, "Free space on its file system, or use another one.")
+        }
+        _ => OpenError::new(
+            "disk-io",
+            reason,
+            "Look into the kernel's log for the disk's own errors, and repair or replace it.",
+        ),
+    }
 }
 
 /// Inode and time of birth: another file at the same path is another disk.

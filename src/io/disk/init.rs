@@ -12,7 +12,7 @@ use crate::base::state::{DiskState, Role};
 use crate::wire::metadata::load::peek;
 use crate::wire::metadata::record::Superblock;
 use crate::wire::metadata::{Layout, Locator, Placement, TooSmall, Writer};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What the disk's content is worth from here on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -81,17 +81,34 @@ pub fn init_disk_with_progress(
             "Use one of --zero and --adopt.",
         ));
     }
+    let mut created = Vec::new();
+    let done = initialise(spec, &options, progress, &mut created);
+    if done.is_err() {
+        // Refused: what was made on the way is not left behind.
+        for path in &created {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    done
+}
+
+fn initialise(
+    spec: &DiskSpec,
+    options: &InitOptions,
+    progress: Progress<'_>,
+    created: &mut Vec<PathBuf>,
+) -> Result<InitReport, OpenError> {
     let mut sentences = Vec::new();
-    let data = open_or_create(spec, &options, &mut sentences)?;
+    let data = open_or_create(spec, options, created, &mut sentences)?;
     let external = match &spec.metadata {
         MetadataPlace::Internal => None,
-        MetadataPlace::External(path) => Some(external_place(&data, path, &options, &mut sentences)?),
+        MetadataPlace::External(path) => Some(external_place(&data, path, options, created, &mut sentences)?),
     };
     let layout = layout(&data, external.as_ref())?;
-    check_metadata(&data, external.as_ref(), &options)?;
+    check_metadata(&data, external.as_ref(), options)?;
     let zeroed = match options.content {
         InitialContent::Adopt => {
-            check_adoptable(&data, external.is_none().then_some(layout), &options)?;
+            check_adoptable(&data, external.is_none().then_some(layout), options)?;
             false
         }
         InitialContent::Blank | InitialContent::Overwrite if options.zero => {
@@ -125,7 +142,12 @@ pub fn init_disk_with_progress(
     })
 }
 
-fn open_or_create(spec: &DiskSpec, options: &InitOptions, sentences: &mut Vec<String>) -> Result<Device, OpenError> {
+fn open_or_create(
+    spec: &DiskSpec,
+    options: &InitOptions,
+    created: &mut Vec<PathBuf>,
+    sentences: &mut Vec<String>,
+) -> Result<Device, OpenError> {
     let Some(bytes) = options.create_bytes.filter(|_| !spec.disk.exists()) else {
         return Device::open(&spec.disk, "disk");
     };
@@ -135,19 +157,24 @@ fn open_or_create(spec: &DiskSpec, options: &InitOptions, sentences: &mut Vec<St
         MetadataPlace::External(_) => external_layout(&spec.disk, bytes, Layout::external_bytes(bytes))?,
     };
     sentences.push(format!("Created {} with {bytes} bytes, sparse.", spec.disk.display()));
-    Device::create(&spec.disk, "disk", bytes)
+    let device = Device::create(&spec.disk, "disk", bytes)?;
+    created.push(spec.disk.clone());
+    Ok(device)
 }
 
 fn external_place(
     data: &Device,
     path: &Path,
     options: &InitOptions,
+    created: &mut Vec<PathBuf>,
     sentences: &mut Vec<String>,
 ) -> Result<Device, OpenError> {
     let needs_bytes = Layout::external_bytes(data.bytes);
     if !path.exists() {
         sentences.push(format!("Created {} with {needs_bytes} bytes for the metadata.", path.display()));
-        return Device::create(path, "metadata", needs_bytes);
+        let device = Device::create(path, "metadata", needs_bytes)?;
+        created.push(path.into());
+        return Ok(device);
     }
     let mut device = open_external(data, path)?;
     let ours = has_metadata(&device, Placement::External).is_some();

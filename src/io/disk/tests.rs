@@ -101,6 +101,9 @@ fn what_is_no_disk_is_refused() {
     assert_eq!(code(init_disk(&spec(&missing), InitOptions::default())), "disk-missing");
     assert_eq!(code(open_volume(&spec(directory.path()))), "disk-is-directory");
     assert_eq!(code(open_volume(&spec(Path::new("/dev/null")))), "disk-kind");
+    let nowhere = directory.path().join("missing/disk");
+    let create = InitOptions { create_bytes: Some(64 * MIB), ..InitOptions::default() };
+    assert_eq!(code(init_disk(&spec(&nowhere), create)), "disk-missing");
     let small = file(&directory, "small", 1);
     assert_eq!(code(init_disk(&spec(&small), InitOptions::default())), "disk-too-small");
     assert_eq!(code(open_volume(&spec(&small))), "disk-no-metadata");
@@ -314,6 +317,28 @@ fn damaged_metadata_says_so() {
     assert_eq!(code(open_volume(&spec(&path))), "metadata-damaged");
     init_disk(&spec(&path), InitOptions { replace_metadata: true, ..with(InitialContent::Adopt) }).unwrap();
     open_volume(&spec(&path)).unwrap();
+}
+
+#[test]
+fn a_full_file_system_is_named_before_anything_is_written() {
+    let directory = TempDir::new().unwrap();
+    let mount = directory.path().join("small");
+    fs::create_dir(&mount).unwrap();
+    let mount = mount.to_str().unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+    };
+    if !run("mount", &["-t", "tmpfs", "-o", "size=1M", "none", mount]) {
+        eprintln!("SKIPPED: nothing can be mounted here");
+        return;
+    }
+    let path = Path::new(mount).join("disk");
+    let created = init_disk(&spec(&path), InitOptions { create_bytes: Some(64 * MIB), ..InitOptions::default() });
+    let left = path.exists();
+    assert!(run("umount", &[mount]));
+    assert!(!left, "a refused file is not left behind");
+    let refusal = created.unwrap_err().refusal;
+    assert_eq!(refusal.code, "disk-full", "{refusal}");
 }
 
 #[test]

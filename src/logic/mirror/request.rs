@@ -124,7 +124,7 @@ impl Slot {
         if self.sequence.is_some() {
             assert!(self.locked, "a piece that was sent holds its range");
         }
-        assert!(!(self.local == Leg::Busy && !self.locked), "a piece that is written holds its range");
+        assert!(self.local != Leg::Busy || self.locked, "a piece that is written holds its range");
     }
 }
 

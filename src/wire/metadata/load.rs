@@ -111,7 +111,10 @@ impl fmt::Display for LoadError {
             LoadError::OtherVolume { cluster, volume } => {
                 write!(f, "it holds metadata of volume {volume:?} of cluster {cluster:?}")
             }
-            LoadError::OtherNode(node) => write!(f, "it holds the metadata of node {node} of this volume"),
+            LoadError::OtherNode(node) => {
+                let place = if node.0 == 0 { "first" } else { "second" };
+                write!(f, "it holds this volume's metadata of the other server, the {place} [[node]] of the configuration")
+            }
             LoadError::NoSuperblock => {
                 f.write_str("none of the four copies of its superblock is sound: its metadata is damaged")
             }
