@@ -50,6 +50,9 @@ pub struct Lineage {
 /// disks are compared instead.
 pub const BASES_MAX: usize = 4;
 
+/// Newest generations that a full history keeps.
+const HISTORY_RECENT: usize = 4;
+
 /// How the contents of two disks, `ours` and `theirs`, relate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Relation {
@@ -90,15 +93,30 @@ impl Lineage {
 
     /// Begins a new generation: the old one joins the history and becomes what the marks are relative to,
     /// beside `also` when a broken finalize left the peer on one of two.
-    pub fn bump(&mut self, new: Generation, bases: Vec<Generation>) {
-        assert!(bases.len() <= BASES_MAX, "marks are relative to a bounded number of generations");
+    pub fn bump(&mut self, new: Generation, mut bases: Vec<Generation>) {
         if self.current != Generation::NONE {
             self.history.insert(0, self.current);
         }
         self.history.dedup();
-        self.history.truncate(HISTORY_MAX);
+        // The peer may hold one of these all the same: it is older then, and the disks are compared.
+        for base in bases.drain(BASES_MAX.min(bases.len())..) {
+            if !self.history.contains(&base) {
+                self.history.push(base);
+            }
+        }
+        // What goes is neither recent nor as old as the last join: the peer may still hold that one after any number of
+        // promotions it did not see.
+        while self.history.len() > HISTORY_MAX {
+            self.history.remove(HISTORY_RECENT);
+        }
         self.current = new;
         self.bases = bases;
+    }
+
+    /// Both disks hold this content: forgets what no disk of the pair can hold any more, to leave room.
+    pub fn joined(&mut self) {
+        self.bases.clear();
+        self.history.truncate(HISTORY_MAX / 2);
     }
 
     /// Whether `generation` is this disk's content or an ancestor of it.

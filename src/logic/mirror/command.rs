@@ -15,6 +15,7 @@ use super::interface::{Effect, Note};
 use super::leave::{Demotion, Stopping};
 use super::session::Phase;
 use crate::base::command::{Command, CommandOutcome, Refusal};
+use crate::base::generation::{Generation, Relation};
 use crate::base::ids::{CommandId, Epoch};
 use crate::base::state::{DiskState, Mode, ResyncKind, Role};
 use crate::wire::message::{Continuity, Message};
@@ -118,13 +119,20 @@ impl Mirror {
         match &session.phase {
             Phase::Joined => Ok(Way::Claim),
             Phase::Source(source) if source.mirrors() => Ok(Way::Claim),
-            Phase::Forwarding { .. } if self.disk == DiskState::UpToDate => Ok(Way::Claim),
+            Phase::Forwarding { .. } if self.disk == DiskState::UpToDate && self.holds_what_the_peer_held() => {
+                Ok(Way::Claim)
+            }
             Phase::Draining | Phase::Hello | Phase::Deciding | Phase::Source(_) => Err(Refusal::new(
                 "handshake",
                 format!("The handshake with {peer} is under way."),
                 "Ask again in a moment.",
             )),
             _ if force => Ok(Way::Takeover),
+            Phase::Forwarding { .. } => Err(Refusal::new(
+                "newer-at-peer",
+                format!("{peer} has no disk now, but the one it had holds newer writes than this node, or may hold them."),
+                format!("Attach the disk of {peer} again and let it resync, or force, which gives up what only that disk has."),
+            )),
             Phase::Target(target) => Err(Refusal::new(
                 "resync-target",
                 format!(
@@ -141,6 +149,18 @@ impl Mirror {
                 ),
                 "Choose the good side with resync --source first, or force, which may set one side's writes against the other's.",
             )),
+        }
+    }
+
+    /// Whether this disk holds every write that a peer without a disk has acknowledged.
+    fn holds_what_the_peer_held(&self) -> bool {
+        let Some(theirs) = self.peer() else { return false };
+        match self.superblock.lineage.relation(&theirs.lineage) {
+            Relation::Equal => self.door.is_open() || self.continuity() == Continuity::SameProcess,
+            Relation::OursNewerMarks | Relation::OursNewerHistory => true,
+            // A daemon that started without a disk knows nothing of it.
+            Relation::Unrelated => theirs.lineage.current == Generation::NONE && self.superblock.peer_outdated,
+            Relation::TheirsNewerMarks | Relation::TheirsNewerHistory | Relation::Fork => false,
         }
     }
 

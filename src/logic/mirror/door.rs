@@ -14,7 +14,6 @@ use super::core::{After, Mirror, Op};
 use super::interface::{DiskIo, Effect, Note};
 use super::mutation::Mutation;
 use crate::base::error::DiskError;
-use crate::base::generation::BASES_MAX;
 use crate::base::ids::Epoch;
 use crate::base::state::{DiskState, Role};
 use crate::wire::message::Message;
@@ -164,7 +163,6 @@ impl Mirror {
         let new = self.fresh_generation(epoch);
         let mut bases = self.cover.clone();
         bases.retain(|generation| *generation != Default::default());
-        bases.truncate(BASES_MAX);
         self.superblock.lineage.bump(new, bases);
     }
 

@@ -74,42 +74,35 @@ impl Mirror {
         };
         match demotion.step {
             Step::Draining if self.is_settled() && !self.door.is_opening() => {
-                let number = self.flush_to_leave(out);
-                self.set_demotion_step(Step::Flushing(number), out);
+                self.set_demotion_step(Step::Flushing(self.flushing.number() + 1));
+                self.flush_to_leave(out);
             }
             Step::Flushing(number) if self.flushing.completed >= number => {
                 self.role = Role::Secondary;
                 self.door = super::door::Door::Closed;
-                self.set_demotion_step(Step::Persisting, out);
+                self.set_demotion_step(Step::Persisting);
                 self.persist(After::Demoted, out);
             }
             Step::Flushing(_) if self.flushing.is_idle() => {
-                // The session was lost under the cycle.
-                let number = self.flush_to_leave(out);
-                self.set_demotion_step(Step::Flushing(number), out);
+                // The session was lost under the cycle, or it was another's.
+                self.set_demotion_step(Step::Flushing(self.flushing.number() + 1));
+                self.flush_to_leave(out);
             }
             _ => {}
         }
     }
 
-    fn set_demotion_step(&mut self, step: Step, out: &mut Vec<Effect>) {
-        let changed = self.pending.demotion.as_mut().is_some_and(|demotion| {
-            let changed = demotion.step != step && matches!(step, Step::Flushing(_));
+    fn set_demotion_step(&mut self, step: Step) {
+        if let Some(demotion) = self.pending.demotion.as_mut() {
             demotion.step = step;
-            changed
-        });
-        if changed {
-            self.drained_step(out);
         }
     }
 
-    /// Begins a cycle of its own, or names the one that must come after the running one. Returns its number.
-    fn flush_to_leave(&mut self, out: &mut Vec<Effect>) -> u64 {
+    /// Begins a cycle for whoever leaves, unless one runs, after which it will be begun. Its end, which may come at once,
+    /// takes the next step.
+    fn flush_to_leave(&mut self, out: &mut Vec<Effect>) {
         if self.flushing.is_idle() {
             self.start_cycle(out);
-            self.flushing.number()
-        } else {
-            self.flushing.number() + 1
         }
     }
 
@@ -138,26 +131,18 @@ impl Mirror {
         let late = self.now.since(stopping.began) >= STOP_TIME_MAX;
         match stopping.step {
             Step::Draining if self.is_settled() && !self.door.is_opening() => {
-                let number = self.flush_to_leave(out);
-                self.set_stop_step(Step::Flushing(number));
-                self.stop_step_again(number, out);
+                self.set_stop_step(Step::Flushing(self.flushing.number() + 1));
+                self.flush_to_leave(out);
             }
             Step::Draining if late => self.fail_all(out),
             Step::Flushing(number) if self.flushing.completed >= number => self.stop_maps(out),
             Step::Flushing(_) if self.flushing.is_idle() => {
-                let number = self.flush_to_leave(out);
-                self.set_stop_step(Step::Flushing(number));
-                self.stop_step_again(number, out);
+                self.set_stop_step(Step::Flushing(self.flushing.number() + 1));
+                self.flush_to_leave(out);
             }
             Step::Snapshot if !self.is_persisting() => self.stop_intents(out),
             Step::Intents if !self.is_persisting() && self.intents.is_quiet() => self.stop_persist(out),
             _ => {}
-        }
-    }
-
-    fn stop_step_again(&mut self, number: u64, out: &mut Vec<Effect>) {
-        if self.flushing.completed >= number {
-            self.stop_step(out);
         }
     }
 

@@ -435,7 +435,6 @@ impl Mirror {
         let window = source.adopt_window;
         self.unstable.stable(window);
         self.cover = vec![self.superblock.lineage.current];
-        self.superblock.lineage.bases = Vec::new();
         self.superblock.snapshot = None;
         self.superblock.unfinished = None;
         self.superblock.requested = None;

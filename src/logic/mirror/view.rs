@@ -51,7 +51,8 @@ impl Mirror {
         let caught_up =
             self.settings.mode != Mode::Async || self.session.as_ref().is_some_and(|session| session.sent_bytes == 0);
         let told_otherwise = self.session.as_ref().is_some_and(|session| session.unrepaired > 0);
-        self.is_joined() && self.marks.is_empty() && caught_up && !told_otherwise
+        let whole = self.disk == DiskState::UpToDate && self.is_joined() && self.marks.is_empty();
+        whole && caught_up && !told_otherwise
     }
 
     fn peer_disk(&self) -> DiskState {
