@@ -402,6 +402,8 @@ impl Mirror {
             After::Wish => self.reconnect("the operator asked for it", out),
             After::Stopped => self.stopped(out),
         }
+        // A session that came meanwhile waited for this.
+        self.begin_session_if_ready(out);
     }
 
     /// Hands out a disk operation.
