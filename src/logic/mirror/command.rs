@@ -130,8 +130,12 @@ impl Mirror {
             _ if force => Ok(Way::Takeover),
             Phase::Forwarding { .. } => Err(Refusal::new(
                 "newer-at-peer",
-                format!("{peer} has no disk now, but the one it had holds newer writes than this node, or may hold them."),
-                format!("Attach the disk of {peer} again and let it resync, or force, which gives up what only that disk has."),
+                format!(
+                    "{peer} has no disk now, but the one it had holds newer writes than this node, or may hold them."
+                ),
+                format!(
+                    "Attach the disk of {peer} again and let it resync, or force, which gives up what only that disk has."
+                ),
             )),
             Phase::Target(target) => Err(Refusal::new(
                 "resync-target",

@@ -34,6 +34,8 @@ impl Demotion {
 #[derive(Debug)]
 pub(super) struct Stopping {
     began: Moment,
+    /// This was a secondary in sync: what its peer may lack in durability, the peer's own intents cover.
+    standby: bool,
     step: Step,
 }
 
@@ -120,7 +122,12 @@ impl Mirror {
     pub(super) fn stop(&mut self, out: &mut Vec<Effect>) {
         if self.pending.stopping.is_none() {
             out.push(Effect::CutClients { reason: "the daemon stops".into() });
-            self.pending.stopping = Some(Stopping { began: self.now, step: Step::Draining });
+            let standby = self.role == Role::Secondary && self.is_joined();
+            self.pending.stopping = Some(Stopping { began: self.now, standby, step: Step::Draining });
+            if self.role == Role::Secondary {
+                // Nothing may come any more that the last flush would not cover.
+                self.end_session(STOPPING, false, out);
+            }
             self.stop_step(out);
         }
     }
@@ -130,7 +137,7 @@ impl Mirror {
         let Some(stopping) = &self.pending.stopping else { return };
         let late = self.now.since(stopping.began) >= STOP_TIME_MAX;
         match stopping.step {
-            Step::Draining if self.is_settled() && !self.door.is_opening() => {
+            Step::Draining if self.is_settled() && self.old_frames_ended() && !self.door.is_opening() => {
                 self.set_stop_step(Step::Flushing(self.flushing.number() + 1));
                 self.flush_to_leave(out);
             }
@@ -165,10 +172,12 @@ impl Mirror {
     /// What differs from a peer that isn't there is written down exactly, so that the intents may go.
     fn stop_maps(&mut self, out: &mut Vec<Effect>) {
         self.set_stop_step(Step::Snapshot);
-        if !self.is_joined() {
+        let standby = self.pending.stopping.as_ref().is_some_and(|stopping| stopping.standby);
+        let alone = !standby && !self.is_joined();
+        if alone {
             self.marks.dirty |= self.unstable.drain();
         }
-        if !self.is_joined() && !self.marks.is_empty() && !self.maps_unreadable {
+        if alone && !self.marks.is_empty() && !self.maps_unreadable {
             self.take_snapshot(out);
         } else {
             self.stop_step(out);
