@@ -6,5 +6,6 @@ mod bad_input;
 mod bounds;
 mod commands;
 mod crashes;
+mod filesystem;
 mod scripted;
 mod service;
