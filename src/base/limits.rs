@@ -49,7 +49,7 @@ pub const RESYNC_ZERO_BYTES_MAX: u64 = 256 << 20;
 /// Bytes written between two flushes of the target, at most.
 pub const FLUSH_WINDOW_BYTES: u64 = 256 << 20;
 /// Time between two internal flushes while something is unstable.
-pub const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two dirty snapshots while not in sync.
 pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(30);
 /// Time between two looks for intents that may be cleared.
@@ -128,8 +128,6 @@ pub const PERSIST_WRITES_IN_FLIGHT_MAX: usize = 8;
 pub const LINK_STAGING_BYTES: usize = 256 << 10;
 /// Frames taken in from the peer per turn; keeps disk and clients from waiting behind a busy link.
 pub const LINK_FRAMES_PER_TURN: usize = 64;
-/// Payload bytes after which a turn takes no further frame from the peer, for the same reason.
-pub const LINK_TURN_BYTES_MAX: u64 = 4 << 20;
 /// Bytes queued for a peer that doesn't read, before the session is given up. Payloads are bounded by the pool.
 pub const LINK_QUEUE_BYTES_MAX: usize = 96 << 20;
 /// Time a session that was ended in order has to send its last frames.

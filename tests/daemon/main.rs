@@ -4,8 +4,8 @@ mod pair;
 
 mod bad_input;
 mod bounds;
+mod chaos;
 mod commands;
 mod crashes;
-mod filesystem;
 mod scripted;
 mod service;

@@ -87,7 +87,7 @@ impl Mirror {
                 if self.session.is_some() {
                     self.end_session("taking over by the operator's order", true, out);
                 }
-                self.doubt_unstable();
+                self.marks.dirty |= self.unstable.drain();
                 let forced = force;
                 self.go_through(Purpose::Takeover { forced }, out);
             }

@@ -4,13 +4,12 @@
 //! - `dirty`: known to differ; copied.
 //! - `suspect`: may differ; compared first, copied if it does.
 //! - [`Unstable`]: sent to the peer and not yet known to be durable there (rule R10: counted from the last *durable*
-//!   watermark, not from the last acknowledgement). When the session ends they become suspect.
+//!   watermark, not from the last acknowledgement). When the session ends they become dirty.
 //!
 //! No decision drops a mark (rules R2, R7): one is removed only when both disks hold the block durably.
 
 use crate::base::limits::FRAME_PAYLOAD_BYTES_MAX;
 use crate::base::range::{BLOCK, ByteRange};
-use crate::wire::bitmap;
 use roaring::RoaringBitmap;
 use std::collections::VecDeque;
 
@@ -190,7 +189,7 @@ impl Unstable {
         }
     }
 
-    /// Takes everything out, to become marks.
+    /// Takes everything out, to become dirty.
     pub fn drain(&mut self) -> RoaringBitmap {
         let mut all = std::mem::take(&mut self.current);
         self.current_bytes = 0;
@@ -216,18 +215,23 @@ pub fn serialise_in_parts(map: &RoaringBitmap) -> Vec<Vec<u8>> {
         let mut part = RoaringBitmap::new();
         part.insert_range(start as u32..=last);
         part &= map;
-        parts.push(bitmap::encode(&part));
+        part.optimize();
+        let mut bytes = Vec::with_capacity(part.serialized_size());
+        part.serialize_into(&mut bytes).expect("a vector takes every byte");
+        parts.push(bytes);
         at = u64::from(last) + 1;
     }
     if parts.is_empty() {
-        parts.push(bitmap::encode(&RoaringBitmap::new()));
+        let mut bytes = Vec::new();
+        RoaringBitmap::new().serialize_into(&mut bytes).expect("a vector takes every byte");
+        parts.push(bytes);
     }
     parts
 }
 
 /// A part again; `None` for bytes that are no sound bitmap.
 pub fn deserialise_part(bytes: &[u8]) -> Option<RoaringBitmap> {
-    bitmap::decode(bytes, 1 << 32)
+    RoaringBitmap::deserialize_from(bytes).ok()
 }
 
 #[cfg(test)]

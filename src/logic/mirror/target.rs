@@ -164,7 +164,7 @@ impl Mirror {
             self.persist(After::Nothing, out);
         }
         self.door = Door::Closed;
-        self.doubt_unstable();
+        self.marks.dirty |= self.unstable.drain();
         let mut suspect = self.marks.suspect.clone();
         if !sync.skip_intents {
             suspect |= &self.marks.intents;
@@ -542,7 +542,7 @@ impl Mirror {
             let lineage = self.superblock.lineage.clone();
             self.send(Message::AuthorityTaken { lineage }, out);
         } else {
-            self.doubt_unstable();
+            self.marks.dirty |= self.unstable.drain();
             self.go_through(Purpose::Authority, out);
         }
     }

@@ -4,7 +4,7 @@ use super::arguments::{ReplaceDisk, Resync};
 use super::confirm::confirm;
 use super::exit::{Exit, Failure};
 use super::follow;
-use super::session::{Session, known_volume, refused, report};
+use super::session::{Outcome, Session, known_volume, refused, report};
 use crate::base::command::Command;
 use crate::base::state::{DiskState, LinkState, Role};
 use crate::base::view::VolumeView;
@@ -13,7 +13,9 @@ use crate::runtime::config::units::show_size;
 use crate::runtime::control::message::{Answer, Ask, DIRTY_RANGES_MAX, VolumeStatus};
 use std::time::{Duration, Instant};
 
-/// Time between two tries of a promotion while the servers are connecting.
+/// Longest wait of `resync` and `verify` while the servers are connecting.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time between two tries while the servers are connecting.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Verbs without options.
@@ -56,15 +58,8 @@ pub fn promote(config: &Config, name: &str, force: bool, yes: bool, timeout: Dur
         let status = session.volume(name)?;
         confirm(&lost_by_forced_promotion(config, &status.view), yes)?;
     }
-    let deadline = Instant::now() + timeout;
-    loop {
-        match session.command(name, Command::Promote { force })? {
-            Err(refusal) if may_pass(&refusal.code) && Instant::now() < deadline => {
-                std::thread::sleep(RETRY_INTERVAL);
-            }
-            outcome => return report(config, name, outcome),
-        }
-    }
+    let outcome = command_when_connected(&mut session, name, Command::Promote { force }, timeout)?;
+    report(config, name, outcome)
 }
 
 /// `demote`.
@@ -106,11 +101,14 @@ pub fn resync(config: &Config, options: &Resync) -> Result<Exit, Failure> {
         confirm(&lost_by_choosing(config, &before, ours), options.yes)?;
     }
     let command = Command::Resync { full: options.full, compare: options.compare, discard_ours };
-    let outcome = session.command(name, command)?;
-    if !options.wait || outcome.is_err() {
-        return report(config, name, outcome);
+    let outcome = command_when_connected(&mut session, name, command, CONNECT_TIME_MAX)?;
+    // A resync of what differs starts by itself as soon as the peer is there: that can be waited for.
+    let by_itself = !options.full && !options.compare && discard_ours.is_none();
+    match &outcome {
+        Ok(_) if options.wait => follow::resync(&mut session, &before),
+        Err(refusal) if options.wait && by_itself && may_pass(&refusal.code) => follow::resync(&mut session, &before),
+        _ => report(config, name, outcome),
     }
-    follow::resync(&mut session, &before)
 }
 
 /// `replace-disk`.
@@ -142,7 +140,7 @@ pub fn verify(config: &Config, name: &str, repair: bool, wait: bool) -> Result<E
     known_volume(config, name)?;
     let mut session = Session::open(config)?;
     let before = session.volume(name)?.view;
-    let outcome = session.command(name, Command::Verify { repair })?;
+    let outcome = command_when_connected(&mut session, name, Command::Verify { repair }, CONNECT_TIME_MAX)?;
     if !wait || outcome.is_err() {
         return report(config, name, outcome);
     }
@@ -172,6 +170,24 @@ pub fn dirty(config: &Config, name: &str, json: bool) -> Result<Exit, Failure> {
     let more = if truncated { ", and more that is not listed" } else { "" };
     eprintln!("{name}: {} in {} ranges differ or may differ{more}", show_size(bytes), ranges.len());
     Ok(Exit::Done)
+}
+
+/// Gives a command; again while the servers are still connecting, for so long.
+fn command_when_connected(
+    session: &mut Session<'_>,
+    volume: &str,
+    command: Command,
+    longest: Duration,
+) -> Result<Outcome, Failure> {
+    let deadline = Instant::now() + longest;
+    loop {
+        match session.command(volume, command.clone())? {
+            Err(refusal) if may_pass(&refusal.code) && Instant::now() < deadline => {
+                std::thread::sleep(RETRY_INTERVAL);
+            }
+            outcome => return Ok(outcome),
+        }
+    }
 }
 
 /// Refusals that a moment may change.

@@ -117,7 +117,9 @@ fn on_event(daemon: &Rc<Daemon>, name: &str, event: ShardEvent) -> Option<String
 fn probe(daemon: &Rc<Daemon>, volume: &Rc<Volume>) {
     let (daemon, volume) = (daemon.clone(), volume.clone());
     tokio::task::spawn_local(async move {
-        volume.shard.probed(peer::dial::peer_refuses(&daemon.local).await);
+        let refused = peer::dial::peer_refuses(&daemon.local).await;
+        tracing::debug!(volume = %volume.name, refused, "looked whether the peer's daemon runs");
+        volume.shard.probed(refused);
     });
 }
 

@@ -4,6 +4,7 @@ use super::auth::{self, AuthError, Authenticated};
 use super::backoff::Backoff;
 use super::{Local, VolumeLink};
 use crate::base::limits::{PEER_GONE_WITHIN, PROBE_PATIENCE, PROBE_PAUSE};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -88,15 +89,17 @@ pub async fn peer_refuses(local: &Local) -> bool {
 async fn refuses(address: SocketAddr) -> bool {
     loop {
         match TcpStream::connect(address).await {
-            Err(error) => return error.kind() == std::io::ErrorKind::ConnectionRefused,
             Ok(mut stream) => {
                 let mut byte = [0];
                 if timeout(PROBE_PATIENCE, stream.read(&mut byte)).await.is_err() {
                     return false;
                 }
-                tokio::time::sleep(PROBE_PAUSE).await;
             }
+            // Taken and dropped before this end had noticed that it was taken.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => {}
+            Err(error) => return error.kind() == ErrorKind::ConnectionRefused,
         }
+        tokio::time::sleep(PROBE_PAUSE).await;
     }
 }
 
@@ -163,7 +166,7 @@ enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Failure::Connect(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 write!(f, "nobody listens there (connection refused); is its daemon running?")
             }
             Failure::Connect(error) => write!(f, "can't connect: {error}"),

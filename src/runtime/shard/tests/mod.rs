@@ -3,7 +3,6 @@
 mod disk;
 mod link;
 mod pair;
-mod persist;
 
 use super::disk::{Disk, Means};
 use crate::io::poller::{Interest, Poller};

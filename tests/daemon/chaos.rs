@@ -1,0 +1,164 @@
+//! Either daemon is killed again and again under several clients. Everything acknowledged stays, both disks end up the
+//! same, and what is copied stays near what was written.
+//!
+//! `TWINBLOCK_CHAOS_ROUNDS=50 TWINBLOCK_CHAOS_SEED=7 cargo test --release --test daemon chaos -- --nocapture` does more.
+
+use crate::pair::{ALPHA, BETA, Pair};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use twinblock::runtime::demo::ledger::{BLOCK_BYTES, Ledger};
+use twinblock::runtime::demo::nbd::NbdClient;
+
+/// Clients at a time, each with its own part of the volume.
+const CLIENTS: usize = 4;
+/// Rounds without `TWINBLOCK_CHAOS_ROUNDS`.
+const ROUNDS: u64 = 5;
+/// Blocks of the largest write.
+const WRITE_BLOCKS_MAX: u64 = 32;
+
+#[test]
+fn kills_under_load_lose_nothing() {
+    let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let seed = number("TWINBLOCK_CHAOS_SEED", u64::from(std::process::id()));
+    println!("chaos seed {seed}");
+    let mut dice = Dice::new(seed);
+    let mut pair = Pair::running("", "128MiB");
+    let size = pair.status(ALPHA)["size_bytes"].as_u64().unwrap();
+    let mut ledgers: Vec<Ledger> = (0..CLIENTS).map(|_| Ledger::new(size)).collect();
+    let (mut primary, mut secondary) = (ALPHA, BETA);
+    for round in 0..number("TWINBLOCK_CHAOS_ROUNDS", ROUNDS) {
+        let written = Arc::new(AtomicU64::new(0));
+        let clients = start(&mut pair, primary, ledgers, &mut dice, &written);
+        std::thread::sleep(Duration::from_millis(dice.roll(600)));
+        let victim = if dice.roll(2) == 0 { primary } else { secondary };
+        println!("round {round}: kill the {}", if victim == primary { "primary" } else { "secondary" });
+        pair.kill9(victim);
+        if victim == primary {
+            ledgers = rest(clients);
+            pair.done(secondary, &["promote", "vol0", "--timeout", "20s"]);
+            (primary, secondary) = (secondary, primary);
+        } else {
+            std::thread::sleep(Duration::from_millis(dice.roll(400)));
+            ledgers = rest(clients);
+        }
+        read_back(&mut pair, primary, &mut ledgers);
+        // The other one comes back while the clients are at work, and may be killed in the middle of its resync.
+        let clients = start(&mut pair, primary, ledgers, &mut dice, &written);
+        pair.start(secondary);
+        if dice.roll(3) == 0 {
+            std::thread::sleep(Duration::from_millis(dice.roll(300)));
+            pair.kill9(secondary);
+            pair.start(secondary);
+        }
+        let status = pair.wait_in_sync(primary);
+        ledgers = rest(clients);
+        read_back(&mut pair, primary, &mut ledgers);
+        let copied = status["last_resync"]["bytes_copied"].as_u64().unwrap_or(0);
+        let written = written.load(Ordering::Relaxed);
+        println!("  written {written}, copied {copied}, {}", status["last_resync"]["kind"]);
+        assert_ne!(status["last_resync"]["kind"], "full", "{status}");
+        if round % 3 == 2 {
+            compare_disks(&mut pair, primary, secondary, size);
+        }
+    }
+    compare_disks(&mut pair, primary, secondary, size);
+}
+
+/// Stops both in order, compares the disks, and brings the pair back.
+fn compare_disks(pair: &mut Pair, primary: usize, secondary: usize, size: u64) {
+    pair.wait_in_sync(primary);
+    pair.stop(secondary);
+    pair.stop(primary);
+    pair.assert_identical(size);
+    pair.start(primary);
+    pair.start(secondary);
+    pair.done(primary, &["promote", "vol0", "--timeout", "30s"]);
+    pair.wait_in_sync(primary);
+}
+
+struct Worker {
+    rest: Arc<AtomicBool>,
+    thread: JoinHandle<Ledger>,
+}
+
+fn start(pair: &mut Pair, node: usize, ledgers: Vec<Ledger>, dice: &mut Dice, written: &Arc<AtomicU64>) -> Vec<Worker> {
+    let worker = |(index, mut ledger): (usize, Ledger)| {
+        let (mut client, mut dice, written) = (pair.client(node), Dice::new(dice.roll(u64::MAX)), written.clone());
+        let rest = Arc::new(AtomicBool::new(false));
+        let resting = rest.clone();
+        let thread = std::thread::spawn(move || {
+            while !resting.load(Ordering::Relaxed) {
+                match step(&mut client, &mut ledger, index, &mut dice) {
+                    Ok(bytes) => drop(written.fetch_add(bytes, Ordering::Relaxed)),
+                    Err(_) => break,
+                }
+            }
+            ledger
+        });
+        Worker { rest, thread }
+    };
+    ledgers.into_iter().enumerate().map(worker).collect()
+}
+
+fn rest(workers: Vec<Worker>) -> Vec<Ledger> {
+    workers.iter().for_each(|worker| worker.rest.store(true, Ordering::Relaxed));
+    workers.into_iter().map(|worker| worker.thread.join().expect("a client that found wrong data panics")).collect()
+}
+
+/// One request of a client in its own part; returns bytes written. The error is a cut connection.
+fn step(client: &mut NbdClient, ledger: &mut Ledger, part: usize, dice: &mut Dice) -> std::io::Result<u64> {
+    let span = ledger.blocks() / CLIENTS;
+    let count = 1 + dice.roll(WRITE_BLOCKS_MAX) as usize;
+    let first = part * span + dice.roll((span - count) as u64) as usize;
+    let offset = (first * BLOCK_BYTES) as u64;
+    match dice.roll(8) {
+        0 => client.flush().map(|()| 0),
+        1 | 2 => {
+            let mut data = vec![0; count * BLOCK_BYTES];
+            client.read(offset, &mut data)?;
+            ledger.check(first, &data).unwrap();
+            Ok(0)
+        }
+        _ => {
+            let (version, data) = ledger.compose(first..first + count);
+            client.write(offset, &data)?;
+            ledger.acknowledge(first..first + count, version);
+            Ok(data.len() as u64)
+        }
+    }
+}
+
+fn read_back(pair: &mut Pair, node: usize, ledgers: &mut [Ledger]) {
+    const STEP: usize = 256;
+    let mut client = pair.client(node);
+    let span = ledgers[0].blocks() / CLIENTS;
+    let mut data = vec![0; STEP * BLOCK_BYTES];
+    for (part, ledger) in ledgers.iter_mut().enumerate() {
+        for first in (part * span..(part + 1) * span).step_by(STEP) {
+            let count = STEP.min((part + 1) * span - first);
+            let data = &mut data[..count * BLOCK_BYTES];
+            client.read((first * BLOCK_BYTES) as u64, data).unwrap();
+            if let Err(wrong) = ledger.check(first, data) {
+                panic!("{wrong}\n{}", pair.logs());
+            }
+        }
+    }
+    client.disconnect();
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Dice {
+        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides.max(1)
+    }
+}
