@@ -242,6 +242,7 @@ impl Mirror {
         self.superblock.seen_epoch = self.superblock.seen_epoch.max(epoch);
         self.superblock.primary_epoch = epoch;
         self.role = Role::Primary;
+        self.declare_cache_loss();
         if self.superblock.committed_bytes == 0 {
             self.commit_size(self.capacity_bytes);
         }

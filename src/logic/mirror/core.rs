@@ -63,6 +63,8 @@ pub struct Mirror {
     pub(super) superblock: Superblock,
     /// Acknowledged, unflushed writes may have been lost since this node last served or joined (rule R9).
     pub(super) cache_lost: bool,
+    /// The disk that was given up failed to flush.
+    pub(super) cache_dropped: bool,
     pub(super) marks: Marks,
     /// The marks on disk could not be read; everything must be compared.
     pub(super) maps_unreadable: bool,
@@ -212,6 +214,7 @@ impl Mirror {
             disk_reason: None,
             capacity_bytes: 0,
             cache_lost: false,
+            cache_dropped: false,
             marks: Marks::default(),
             maps_unreadable: false,
             unstable: Unstable::default(),
@@ -271,7 +274,7 @@ impl Mirror {
             loaded.superblock_suspect.then(|| "its metadata was damaged or made for another disk".into());
         let foreign_boot = match superblock.join {
             Some(join) => join.boot != self.identity.boot,
-            None => superblock.primary_epoch > Epoch(0),
+            None => superblock.seen_epoch > Epoch(0),
         };
         self.cache_lost = foreign_boot && !superblock.clean;
         let size = if superblock.committed_bytes > 0 { superblock.committed_bytes } else { loaded.capacity_bytes };

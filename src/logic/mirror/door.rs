@@ -115,7 +115,7 @@ impl Mirror {
     pub(super) fn door_flushed(&mut self, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
         if let Err(error) = result {
             self.door = Door::Closed;
-            self.disk_failed("the flush before going on alone", error, out);
+            self.flush_failed("the flush before going on alone", error, out);
             self.promotion_failed("the local disk failed while taking over", out);
             return;
         }

@@ -3,7 +3,7 @@
 //! Nothing is retried: a failed flush may have dropped what the cache held, and a second one would not say so. The disk
 //! comes back only by `attach` or a restart, and then as what its metadata says, behind the peer's generation.
 
-use super::core::{Mirror, Op};
+use super::core::{After, Mirror, Op};
 use super::door::Door;
 use super::interface::{Effect, Note};
 use crate::base::command::{CommandOutcome, Refusal};
@@ -20,6 +20,15 @@ impl Mirror {
     /// The local disk failed at something: it is out, with that reason, until an operator acts.
     pub(super) fn disk_failed(&mut self, at: &str, error: DiskError, out: &mut Vec<Effect>) {
         self.give_up_disk(format!("{at} failed: {error}"), out);
+    }
+
+    /// A flush failed: what the disk had accepted may be gone for good, although neither process nor machine restarted.
+    /// From here on its content counts no more than after a power loss (rules R6, R9), whoever reads it next.
+    pub(super) fn flush_failed(&mut self, at: &str, error: DiskError, out: &mut Vec<Effect>) {
+        self.superblock.join = None;
+        self.cache_dropped = true;
+        self.persist(After::Nothing, out);
+        self.disk_failed(at, error, out);
     }
 
     /// Gives the local disk up. Whoever can, goes on with the peer's copy.
@@ -99,6 +108,11 @@ impl Mirror {
         if let Some(refusal) = refusal {
             out.push(Effect::CommandDone { id, outcome: CommandOutcome::Refused(refusal) });
             return;
+        }
+        let mut loaded = loaded;
+        if std::mem::take(&mut self.cache_dropped) {
+            // The record that says so may not have reached a failing disk.
+            loaded.superblock.join = None;
         }
         self.adopt_disk(loaded);
         self.read_errors = 0;

@@ -148,7 +148,7 @@ impl Mirror {
     pub(super) fn cycle_flushed_here(&mut self, number: u64, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
         if let Err(error) = result {
             // A failed flush is final: what the cache held may be gone, and a second flush would not say so (I17).
-            self.disk_failed("a flush", error, out);
+            self.flush_failed("a flush", error, out);
             return;
         }
         let Some(cycle) = self.flushing.cycle.as_mut().filter(|cycle| cycle.number == number) else { return };

@@ -507,7 +507,7 @@ impl Mirror {
             self.reply(key, Ok(()), out);
         }
         let slot = &self.slots[key];
-        if slot.local.over() && slot.remote.over() && slot.replied {
+        if slot.local.over() && slot.remote.over() && slot.replied && !slot.filling {
             self.free_slot(key, out);
         } else if slot.replied && slot.remote == Leg::Done && self.path() == Path::Forward {
             self.leave_ghost(key, out);

@@ -391,7 +391,7 @@ impl Mirror {
 
     pub(super) fn source_flushed(&mut self, asked_in: SessionId, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
         if let Err(error) = result {
-            self.disk_failed("the flush of a resync", error, out);
+            self.flush_failed("the flush of a resync", error, out);
             return;
         }
         // A flush of an earlier session does not cover what was written since.

@@ -430,7 +430,7 @@ impl Mirror {
         match result {
             Err(error) => {
                 self.applying.barriers.clear();
-                self.disk_failed("a flush", error, out);
+                self.flush_failed("a flush", error, out);
             }
             Ok(()) => match barrier.promise {
                 Promise::Flushed(cycle) => self.send(Message::Flushed { cycle }, out),
