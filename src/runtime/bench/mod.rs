@@ -18,9 +18,9 @@ use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::demo::pair::{Pair, when_interrupted};
 use fio::Load;
 use peer::PeerPair;
+use process::Leftovers;
 use report::{Figure, Report};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use twins::Twins;
 
 /// What is to be measured.
@@ -66,36 +66,37 @@ pub fn bench(options: &Options) -> Result<Exit, Failure> {
     if cfg!(debug_assertions) {
         report.warn("this is a debug build, its figures mean little: cargo run --release -- bench");
     }
-    // What is to be ended and removed when someone interrupts.
-    let pairs: Arc<Mutex<Vec<Pair>>> = Arc::default();
-    let clean_up = {
-        let pairs = pairs.clone();
-        move || pairs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).iter().for_each(Pair::clean_up)
-    };
-    when_interrupted(clean_up.clone())?;
-    let mut measured = Ok(());
-    for (medium, directory) in [("disk", &options.disk), ("tmpfs", &options.memory)] {
+    let leftovers = Leftovers::default();
+    let interrupted = leftovers.clone();
+    when_interrupted(move || interrupted.clean_up())?;
+    let media = [("disk", &options.disk), ("tmpfs", &options.memory)];
+    let result = media.into_iter().try_for_each(|(medium, directory)| {
         if let Err(reason) = process::check_room(medium, directory, options.size_bytes) {
             report.warn(format!("nothing was measured on {medium}: {reason}"));
-            continue;
+            return Ok(());
         }
         let pair = Pair::new(directory, "bench")?;
-        pairs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(pair.clone());
-        measured = measure(medium, &pair, options, &mut report);
+        leftovers.add_pair(pair.clone());
+        let measured = measure(medium, &pair, options, &leftovers, &mut report);
         pair.clean_up();
-        if measured.is_err() {
-            break;
-        }
-    }
-    measured?;
+        measured
+    });
+    report.progress("");
+    result?;
     report.print();
     Ok(Exit::Done)
 }
 
-fn measure(medium: &'static str, pair: &Pair, options: &Options, report: &mut Report) -> Result<(), Failure> {
+fn measure(
+    medium: &'static str,
+    pair: &Pair,
+    options: &Options,
+    leftovers: &Leftovers,
+    report: &mut Report,
+) -> Result<(), Failure> {
     report.progress(&format!("{medium}: starting in {}", pair.folder.display()));
     let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Twins::start(pair.clone(), options.size_bytes)?)];
-    match start_peer(&pair.folder, options) {
+    match start_peer(&pair.folder, options, leftovers) {
         Ok(peer) => contenders.push(Box::new(peer)),
         Err(reason) => report.warn(format!("qemu-storage-daemon was not measured on {medium}: {reason}")),
     }
@@ -124,7 +125,7 @@ fn measure(medium: &'static str, pair: &Pair, options: &Options, report: &mut Re
     Ok(())
 }
 
-fn start_peer(folder: &Path, options: &Options) -> Result<PeerPair, String> {
+fn start_peer(folder: &Path, options: &Options, leftovers: &Leftovers) -> Result<PeerPair, String> {
     peer::installed()?;
-    PeerPair::start(folder, options.size_bytes).map_err(|failure| failure.to_string())
+    PeerPair::start(folder, options.size_bytes, leftovers).map_err(|failure| failure.to_string())
 }

@@ -1,44 +1,73 @@
 //! Child processes of a bench, and whether there is room for it.
 
 use crate::runtime::cli::exit::{Exit, Failure};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::statvfs::statvfs;
-use nix::unistd::Pid;
+use crate::runtime::demo::pair::Pair;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Time a child has to end in order before it is killed.
-const END_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time a child has to do what it was started for.
 pub(super) const START_TIME_MAX: Duration = Duration::from_secs(30);
 /// Four copies of the volume, and room for metadata and the machine's own needs.
 const COPIES: u64 = 4;
 const ROOM_LEFT_BYTES: u64 = 512 << 20;
+/// Longest path of a directory: the name of a socket in it must fit the 108 bytes a Unix socket's name may have.
+const PATH_BYTES_MAX: usize = 60;
 
 /// Whether a directory can hold the volumes of both pairs. The reason if not.
 pub(super) fn check_room(medium: &str, directory: &Path, size_bytes: u64) -> Result<(), String> {
     let shown = directory.display();
-    let room = statvfs(directory).map_err(|error| format!("{shown} can't be used: {error}"))?;
-    let is_memory = fs::read_to_string("/proc/mounts").unwrap_or_default().lines().any(|line| {
-        let mut words = line.split(' ').skip(1);
-        words.next() == directory.to_str() && words.next() == Some("tmpfs")
-    });
-    if medium == "tmpfs" && !is_memory {
-        return Err(format!("{shown} is no tmpfs mount (name one with --tmpfs)"));
+    let room = statfs(directory).map_err(|error| format!("{shown} can't be used: {error}"))?;
+    let in_memory = room.filesystem_type() == TMPFS_MAGIC;
+    match medium {
+        "tmpfs" if !in_memory => return Err(format!("{shown} is on no tmpfs (name one with --tmpfs)")),
+        "disk" if in_memory => return Err(format!("{shown} is in memory (name a directory on disk with --dir)")),
+        _ => {}
+    }
+    if directory.as_os_str().len() > PATH_BYTES_MAX {
+        return Err(format!("{shown} is too long a path for the sockets in it"));
     }
     let needed = COPIES * size_bytes + ROOM_LEFT_BYTES;
-    let free = room.blocks_available() * room.fragment_size();
+    let free = room.blocks_available() * room.block_size() as u64;
     if free < needed {
-        return Err(format!(
-            "{shown} has {} MiB free and {} MiB are needed (or a smaller --size)",
-            free >> 20,
-            needed >> 20
-        ));
+        let (free, needed) = (free >> 20, needed >> 20);
+        return Err(format!("{shown} has {free} MiB free and {needed} MiB are needed (or a smaller --size)"));
     }
     Ok(())
+}
+
+/// What is to be ended and removed, however the bench ends.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leftovers {
+    processes: Arc<Mutex<Vec<Arc<Mutex<Child>>>>>,
+    pairs: Arc<Mutex<Vec<Pair>>>,
+}
+
+impl Leftovers {
+    pub fn add_pair(&self, pair: Pair) {
+        lock(&self.pairs).push(pair);
+    }
+
+    /// Ends every process and removes every directory. May be called twice.
+    pub fn clean_up(&self) {
+        lock(&self.processes).iter().for_each(end);
+        lock(&self.pairs).iter().for_each(Pair::clean_up);
+    }
+}
+
+fn end(child: &Arc<Mutex<Child>>) {
+    let mut child = lock(child);
+    // Nothing of a throw-away process is worth keeping. One that has ended already is left alone.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// A TCP port of the loopback that was free a moment ago.
@@ -52,18 +81,20 @@ pub(super) fn free_port() -> Result<u16, Failure> {
 #[derive(Debug)]
 pub(super) struct Process {
     name: String,
-    child: Child,
+    child: Arc<Mutex<Child>>,
     log: PathBuf,
 }
 
 impl Process {
     /// Starts a command; what it says goes to `log`.
-    pub fn start(mut command: Command, log: PathBuf) -> Result<Process, Failure> {
+    pub fn start(mut command: Command, log: PathBuf, leftovers: &Leftovers) -> Result<Process, Failure> {
         let name = command.get_program().to_string_lossy().into_owned();
         let fail = |error: std::io::Error| Failure::new(Exit::Failed, format!("{name} can't be started: {error}"));
         let output = fs::File::create(&log).map_err(fail)?;
         let errors = output.try_clone().map_err(fail)?;
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().map_err(fail)?;
+        let child = Arc::new(Mutex::new(child));
+        lock(&leftovers.processes).push(child.clone());
         Ok(Process { name, child, log })
     }
 
@@ -71,7 +102,7 @@ impl Process {
     pub fn wait_until(&mut self, what: &str, mut is_ready: impl FnMut() -> bool) -> Result<(), Failure> {
         let started = Instant::now();
         while !is_ready() {
-            let ended = self.child.try_wait().ok().flatten();
+            let ended = lock(&self.child).try_wait().ok().flatten();
             if ended.is_some() || started.elapsed() > START_TIME_MAX {
                 let how = ended.map_or("is not ready in time".to_owned(), |status| format!("ended with {status}"));
                 let said = fs::read_to_string(&self.log).unwrap_or_default();
@@ -85,7 +116,7 @@ impl Process {
 
     /// Processor seconds it has used.
     pub fn processor_seconds(&self) -> f64 {
-        processor_seconds_of(self.child.id())
+        processor_seconds_of(lock(&self.child).id())
     }
 }
 
@@ -103,15 +134,6 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(self.child.id() as i32);
-        let asked = Instant::now();
-        // Not ours any more if it was waited for: then nothing is sent.
-        while let Ok(None) = self.child.try_wait() {
-            let signal = if asked.elapsed() < END_TIME_MAX { Signal::SIGTERM } else { Signal::SIGKILL };
-            if kill(pid, signal).is_err() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        end(&self.child);
     }
 }

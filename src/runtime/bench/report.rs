@@ -114,7 +114,6 @@ impl Report {
     }
 
     pub fn print(&self) {
-        self.progress("");
         if self.json {
             println!("{}", self.as_json());
         } else {

@@ -26,7 +26,7 @@ const LOG_LINES_SHOWN: usize = 15;
 const INTERRUPTED: i32 = 130;
 
 /// The directory and the daemons, shared with whoever cleans up.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Pair {
     /// The directory that holds everything.
     pub folder: PathBuf,

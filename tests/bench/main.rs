@@ -1,0 +1,82 @@
+//! `twinblock bench`, at its smallest: the figures mean nothing here, that there are some does.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A directory on a disk: that for temporary files may be in memory.
+fn directory(name: &str) -> PathBuf {
+    let directory = Path::new("/var/tmp").join(format!("tb-{name}-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    directory
+}
+
+fn bench(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_twinblock"));
+    command.args(["bench", "--rounds", "1", "--seconds", "1", "--size", "24MiB", "--json", "--dir"]).arg(directory);
+    // Not in memory, so what would be measured there is left out.
+    command.arg("--tmpfs").arg(directory).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Why there is nothing to test with, if so.
+fn lacking() -> Option<&'static str> {
+    let help = Command::new("fio").arg("--enghelp=nbd").output();
+    let has_fio = help.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("uri"));
+    (!has_fio).then_some("fio with its nbd engine")
+}
+
+#[test]
+fn every_row_has_a_figure_and_nothing_is_left_behind() {
+    if let Some(program) = lacking() {
+        println!("SKIPPED: bench needs {program}");
+        return;
+    }
+    let directory = directory("bench");
+    let output = bench(&directory).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{words}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let warnings = report["warnings"].to_string();
+    let rows = report["rows"].as_array().unwrap();
+    let ours: Vec<&Value> = rows.iter().filter(|row| row["who"] == "twinblock").collect();
+    if warnings.contains("nothing was measured on disk") {
+        println!("SKIPPED: bench needs a disk: {warnings}");
+    } else {
+        assert_eq!(ours.len(), 4, "{report}");
+        assert!(rows.iter().all(|row| row["median"].as_f64().unwrap() > 0.0), "{report}");
+    }
+    assert!(warnings.contains("nothing was measured on tmpfs"), "{warnings}");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "the directory is empty again");
+    std::fs::remove_dir(&directory).unwrap();
+}
+
+#[test]
+fn interrupted_it_ends_its_daemons_and_removes_its_files() {
+    if let Some(program) = lacking() {
+        println!("SKIPPED: bench needs {program}");
+        return;
+    }
+    let directory = directory("stop");
+    let mut child = bench(&directory).spawn().unwrap();
+    let started = Instant::now();
+    let serves = || {
+        let mut inside = std::fs::read_dir(&directory).unwrap().flatten();
+        inside.next().is_some_and(|folder| folder.path().join("alpha-nbd.sock").exists())
+    };
+    let mut ended = false;
+    while !serves() && !ended {
+        ended = child.try_wait().unwrap().is_some();
+        assert!(started.elapsed() < Duration::from_secs(60), "the daemons did not come up");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if !ended {
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+    let code = child.wait().unwrap().code();
+    assert!(ended || code == Some(130), "{code:?}");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "the directory is empty again");
+    std::fs::remove_dir(&directory).unwrap();
+}
