@@ -195,6 +195,29 @@ impl Plan {
     }
 }
 
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Plan::Refuse => f.write_str("no data moves until an operator acts"),
+            Plan::Forward { disk: Side::Ours } => f.write_str("the peer has no disk; this node's serves"),
+            Plan::Forward { disk: Side::Theirs } => f.write_str("this node has no disk; the peer's serves"),
+            Plan::Demote { side: Side::Ours } => f.write_str("this node steps down"),
+            Plan::Demote { side: Side::Theirs } => f.write_str("the peer steps down"),
+            Plan::Sync(sync) => {
+                let way = match sync.source {
+                    Side::Ours => "from this node to the peer",
+                    Side::Theirs => "from the peer to this node",
+                };
+                match sync.kind {
+                    None => write!(f, "nothing to copy {way}")?,
+                    Some(kind) => write!(f, "{kind} resync {way}")?,
+                }
+                if sync.demote { f.write_str(", which steps down") } else { Ok(()) }
+            }
+        }
+    }
+}
+
 /// Decides how two nodes that just met go on. `decide(a, b)` is the mirror image of `decide(b, a)`.
 pub fn decide(ours: &Descriptor, theirs: &Descriptor) -> Decision {
     decide_by(Rules::default(), ours, theirs)

@@ -357,7 +357,7 @@ impl Mirror {
             return;
         }
         self.rule = Some(decision.rule);
-        self.note(Note::Decided { rule: decision.rule.name(), plan: format!("{:?}", decision.plan) }, out);
+        self.note(Note::Decided { rule: decision.rule.name(), plan: decision.plan.to_string() }, out);
         self.carry_out(decision, out);
     }
 
