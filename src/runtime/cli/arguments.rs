@@ -17,6 +17,9 @@ pub struct Arguments {
     /// Which node of the configuration this is. Default: the one that has the host's name.
     #[arg(long, value_name = "NODE", global = true)]
     pub node: Option<String>,
+    /// Don't ask before something is lost: for scripts. Every verb takes it.
+    #[arg(long, short, global = true)]
+    pub yes: bool,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
@@ -58,9 +61,6 @@ pub enum Verb {
         /// Although the peer may hold newer data, or this copy is not whole. Says what would be lost.
         #[arg(long)]
         force: bool,
-        /// Don't ask.
-        #[arg(long)]
-        yes: bool,
         /// Longest wait while the two servers are still connecting.
         #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::parse_time)]
         timeout: Duration,
@@ -72,9 +72,6 @@ pub enum Verb {
         /// Although clients are connected: their unfinished requests fail.
         #[arg(long)]
         force: bool,
-        /// Don't ask.
-        #[arg(long)]
-        yes: bool,
     },
     /// Copy what differs between the servers now, copy or compare everything, or choose the good side.
     Resync(Resync),
@@ -199,9 +196,6 @@ pub struct InitDisk {
     /// Zero the disk, so that two such disks need no first copy.
     #[arg(long)]
     pub zero: bool,
-    /// Don't ask.
-    #[arg(long)]
-    pub yes: bool,
 }
 
 /// Options of `resync`.
@@ -221,9 +215,6 @@ pub struct Resync {
     /// Follow it to its end.
     #[arg(long)]
     pub wait: bool,
-    /// Don't ask.
-    #[arg(long)]
-    pub yes: bool,
 }
 
 /// Options of `replace-disk`.
@@ -237,9 +228,6 @@ pub struct ReplaceDisk {
     /// Follow the resync to its end.
     #[arg(long)]
     pub wait: bool,
-    /// Don't ask.
-    #[arg(long)]
-    pub yes: bool,
 }
 
 #[cfg(test)]
@@ -257,7 +245,7 @@ mod tests {
         for line in ["twinblock -c f --node a promote v --force", "twinblock promote v --force -c f --node a"] {
             let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
             assert_eq!((arguments.config, arguments.node.as_deref()), (PathBuf::from("f"), Some("a")));
-            assert!(matches!(arguments.verb, Verb::Promote { force: true, yes: false, .. }));
+            assert!(matches!(arguments.verb, Verb::Promote { force: true, .. }) && !arguments.yes);
         }
     }
 

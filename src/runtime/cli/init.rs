@@ -12,12 +12,12 @@ use crate::runtime::daemon::disk_spec;
 use std::time::Instant;
 
 /// `init-disk`.
-pub fn init_disk(config: &Config, options: &InitDisk) -> Result<Exit, Failure> {
+pub fn init_disk(config: &Config, options: &InitDisk, yes: bool) -> Result<Exit, Failure> {
     let volume = known_volume(config, &options.volume)?;
     let place = volume.place(config.node);
     let spec = disk_spec(config, &volume.name, place);
     if let Some(words) = what_is_lost(options, &place.disk) {
-        confirm(&words, options.yes)?;
+        confirm(&words, yes)?;
     }
     let init = InitOptions {
         content: match (options.adopt, options.overwrite) {

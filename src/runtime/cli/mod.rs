@@ -40,6 +40,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
     let file = || load(arguments, Depth::File);
+    let yes = arguments.yes;
     match &arguments.verb {
         Verb::Check { reference: true } => {
             say!("{}", config::reference::markdown().trim_end());
@@ -52,19 +53,19 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         }
         Verb::Bench(options) => bench::bench(&options.resolved()),
         Verb::Demo { dir } => demo::demo(dir.clone()),
-        Verb::InitDisk(options) => init::init_disk(&file()?, options),
+        Verb::InitDisk(options) => init::init_disk(&file()?, options, yes),
         Verb::Status { json, watch } => status::status(&file()?, *json, *watch),
         Verb::Dirty { volume, json } => verbs::dirty(&file()?, volume, *json),
-        Verb::Promote { volume, force, yes, timeout } => verbs::promote(&file()?, volume, *force, *yes, *timeout),
-        Verb::Demote { volume, force, yes } => verbs::demote(&file()?, volume, *force, *yes),
-        Verb::Resync(options) => verbs::resync(&file()?, options),
+        Verb::Promote { volume, force, timeout } => verbs::promote(&file()?, volume, *force, yes, *timeout),
+        Verb::Demote { volume, force } => verbs::demote(&file()?, volume, *force, yes),
+        Verb::Resync(options) => verbs::resync(&file()?, options, yes),
         Verb::PauseResync { volume } => verbs::plain(&file()?, verbs::Plain::PauseResync, volume),
         Verb::ResumeResync { volume } => verbs::plain(&file()?, verbs::Plain::ResumeResync, volume),
         Verb::Connect { volume } => verbs::plain(&file()?, verbs::Plain::Connect, volume),
         Verb::Disconnect { volume } => verbs::plain(&file()?, verbs::Plain::Disconnect, volume),
         Verb::Attach { volume } => verbs::plain(&file()?, verbs::Plain::Attach, volume),
         Verb::Detach { volume } => verbs::plain(&file()?, verbs::Plain::Detach, volume),
-        Verb::ReplaceDisk(options) => verbs::replace_disk(&file()?, options),
+        Verb::ReplaceDisk(options) => verbs::replace_disk(&file()?, options, yes),
         Verb::Verify { volume, repair, wait } => verbs::verify(&file()?, volume, *repair, *wait),
     }
 }

@@ -82,7 +82,7 @@ pub fn demote(config: &Config, name: &str, force: bool, yes: bool) -> Result<Exi
 }
 
 /// `resync`.
-pub fn resync(config: &Config, options: &Resync) -> Result<Exit, Failure> {
+pub fn resync(config: &Config, options: &Resync, yes: bool) -> Result<Exit, Failure> {
     let name = &options.volume;
     known_volume(config, name)?;
     let here = &config.this_node().name;
@@ -98,7 +98,7 @@ pub fn resync(config: &Config, options: &Resync) -> Result<Exit, Failure> {
     let mut session = Session::open(config)?;
     let before = session.volume(name)?.view;
     if let Some(ours) = discard_ours {
-        confirm(&lost_by_choosing(config, &before, ours), options.yes)?;
+        confirm(&lost_by_choosing(config, &before, ours), yes)?;
     }
     let command = Command::Resync { full: options.full, compare: options.compare, discard_ours };
     let outcome = command_when_connected(&mut session, name, command, CONNECT_TIME_MAX)?;
@@ -112,7 +112,7 @@ pub fn resync(config: &Config, options: &Resync) -> Result<Exit, Failure> {
 }
 
 /// `replace-disk`.
-pub fn replace_disk(config: &Config, options: &ReplaceDisk) -> Result<Exit, Failure> {
+pub fn replace_disk(config: &Config, options: &ReplaceDisk, yes: bool) -> Result<Exit, Failure> {
     let name = &options.volume;
     let volume = known_volume(config, name)?;
     let disk = &volume.place(config.node).disk;
@@ -124,7 +124,7 @@ pub fn replace_disk(config: &Config, options: &ReplaceDisk) -> Result<Exit, Fail
         config.this_node().name,
         config.peer_node().name
     );
-    confirm(&words, options.yes)?;
+    confirm(&words, yes)?;
     let outcome = session.outcome(Ask::ReplaceDisk { volume: name.clone(), disk: options.disk.clone() })?;
     match outcome {
         Err(refusal) => Err(refused(&refusal)),
