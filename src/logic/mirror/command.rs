@@ -200,7 +200,7 @@ impl Mirror {
         if self.superblock.peer_outdated {
             return Ok(Way::Takeover);
         }
-        let behind = self.settings.mode == Mode::Async;
+        let behind = self.settings.mode == Mode::Async && !self.peer_left;
         if self.was_joined && self.peer_gone && self.continuity() == Continuity::SameProcess && !behind {
             return Ok(Way::Takeover);
         }

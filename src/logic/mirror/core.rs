@@ -97,6 +97,8 @@ pub struct Mirror {
     pub(super) rule: Option<handshake::Rule>,
     /// The peer's process was gone right when the last session ended: it can't have gone on alone.
     pub(super) peer_gone: bool,
+    /// The peer stopped in order, having sent everything.
+    pub(super) peer_left: bool,
     /// The last session was joined when it ended, then.
     pub(super) was_joined: bool,
     pub(super) link_lost: Moment,
@@ -236,6 +238,7 @@ impl Mirror {
             link_reason: None,
             rule: None,
             peer_gone: false,
+            peer_left: false,
             was_joined: false,
             link_lost: Moment(0),
             pending: Pending::default(),

@@ -468,6 +468,7 @@ impl Mirror {
             self.link_reason = Some(reason);
         }
         self.peer_gone = session.left;
+        self.peer_left = session.left;
         // Mutant R5 forgets that the peer may have adopted this generation.
         let adopting = matches!(&session.phase, Phase::Source(source) if source.adopt_sent) || self.was_joined;
         if adopting && self.door.is_open() && !self.rules.broken(Mutation::R5) {
