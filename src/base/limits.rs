@@ -83,6 +83,8 @@ pub const NBD_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 pub const NBD_CONNECTIONS_MAX: usize = 64;
 /// Time a client may leave replies unread before its connection is cut.
 pub const NBD_SEND_TIME_MAX: Duration = Duration::from_secs(60);
+/// The same while another client waits for a buffer, and then also the time a client may pause inside a write's payload.
+pub const NBD_STALL_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes of one shard's buffers. Bounds the memory of a volume under any load; touched only as far as it is used.
 pub const POOL_ARENA_BYTES: usize = 48 << 20;

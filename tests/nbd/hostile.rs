@@ -1,10 +1,14 @@
 //! Clients that mean harm, break, or vanish: each costs its own connection and nothing else.
 
 use crate::raw::{Raw, info};
-use crate::server::Server;
+use crate::server::{Server, State};
 use proptest::prelude::*;
 use std::time::Duration;
-use twinblock::base::limits::{NBD_READ_WINDOW_BYTES, NBD_REQUESTS_IN_FLIGHT_MAX, NBD_SEND_TIME_MAX};
+use twinblock::base::limits::{
+    NBD_READ_WINDOW_BYTES, NBD_REQUESTS_IN_FLIGHT_MAX, NBD_SEND_TIME_MAX, NBD_STALL_TIME_MAX,
+};
+use twinblock::base::range::ByteRange;
+use twinblock::base::request::Action;
 use twinblock::wire::nbd::handshake::{ClientOption, encode_option};
 use twinblock::wire::nbd::transmission::{HeaderStyle, RequestHeader, command, encode_request};
 
@@ -110,6 +114,53 @@ fn a_client_that_reads_nothing_is_bounded_and_cut_in_the_end() {
     server.wait_until("it is cut", |state| state.clients.len() == 1);
     assert_eq!(filled.ask(command::FLUSH, 0, 0, 0, b""), 0);
     drop((filled, deaf));
+    wait_for_rest(&server);
+}
+
+#[test]
+fn clients_that_sit_on_every_buffer_make_room_for_one_that_works() {
+    let server = Server::start(SIZE);
+    server.with(|state| state.freeze());
+    let mut filled = Raw::ready(&server, HeaderStyle::Structured);
+    filled.write(0, 0, &vec![0x77; 32 << 20]);
+    let sitting: Vec<Raw> = (0..50)
+        .map(|n| {
+            let mut raw = Raw::ready(&server, HeaderStyle::Structured);
+            if n % 2 == 0 {
+                raw.request(command::READ, 0, 0, 32 << 20, b"");
+            } else {
+                raw.request(command::WRITE, 0, 0, 1 << 20, b"and then nothing");
+            }
+            raw
+        })
+        .collect();
+    server.wait_until("all have what they wait for", |state| {
+        let requests = state.clients.iter().filter(|client| client.requests_in_flight > 0).count();
+        requests == sitting.len()
+    });
+    // Small enough to lie in the socket as a whole until it is taken.
+    let last = ByteRange::new(64 << 20, 64 << 10);
+    let write = filled.request(command::WRITE, 0, last.offset, last.length, &vec![1; last.length as usize]);
+    server.wait_until("every request has begun", |state| {
+        state.clients.iter().all(|client| client.requests_in_flight == 1)
+    });
+    let begun = |state: &State| {
+        state.taken.iter().any(|action| matches!(action, Action::Write { range, .. } if *range == last))
+    };
+    assert!(!server.with(|state| begun(state)), "nobody sits on all the buffers");
+    // Those who wait beside it may get the room first, and sit on it in their turn.
+    let mut rounds = 0;
+    while !server.with(|state| begun(state)) {
+        let before = server.with(|state| {
+            state.clock_ahead += NBD_STALL_TIME_MAX;
+            state.clients.len()
+        });
+        server.wait_until("room is made", |state| begun(state) || state.clients.len() < before);
+        rounds += 1;
+        assert!(rounds <= 50, "each round ends at least one of them");
+    }
+    assert_eq!(filled.outcome(write), 0);
+    drop((filled, sitting));
     wait_for_rest(&server);
 }
 

@@ -48,8 +48,11 @@ pub struct State {
     pub holding: bool,
     /// Answer the youngest piece first.
     pub reversed: bool,
-    /// Time the core is given, on top of the clock.
+    /// Time that passes for the server, on top of the clock.
     pub clock_ahead: Duration,
+    /// The clock stands still here, so that only `clock_ahead` makes time pass.
+    frozen: Option<Duration>,
+    begin: Instant,
     /// Pieces taken so far.
     pub taken: Vec<Action>,
     /// Every client as of the last turn.
@@ -67,6 +70,16 @@ impl State {
         (range.offset..range.end())
             .map(|at| self.blocks.get(&(at / BLOCK)).map_or(0, |block| block[(at % BLOCK) as usize]))
             .collect()
+    }
+
+    /// Stops the clock: time passes only as the test says.
+    pub fn freeze(&mut self) {
+        self.frozen = Some(self.begin.elapsed());
+    }
+
+    fn now(&self) -> Moment {
+        let clock = self.frozen.unwrap_or_else(|| self.begin.elapsed());
+        Moment((clock + self.clock_ahead).as_nanos() as u64)
     }
 
     fn failure(&self, action: &Action) -> Option<RequestError> {
@@ -221,6 +234,8 @@ impl Server {
             holding: false,
             reversed: false,
             clock_ahead: Duration::ZERO,
+            frozen: None,
+            begin: Instant::now(),
             taken: Vec::new(),
             clients: Vec::new(),
             buffers_in_use: 0,
@@ -293,17 +308,16 @@ fn run(listeners: Vec<NbdListener>, state: Arc<Mutex<State>>, waker: &Waker) {
     poller.add(waker.as_fd(), TOKEN_WAKER, Interest::READ).unwrap();
     let mut clients = Clients::new(VOLUME, listeners, TOKEN_CLIENTS, &poller).unwrap();
     let mut core = Core { state, taken: Vec::new() };
-    let begin = Instant::now();
     let mut events = Vec::new();
     loop {
-        let now = Moment(begin.elapsed().as_nanos() as u64) + core.state().clock_ahead;
+        let now = core.state().now();
         let timeout = if clients.has_more(core.can_admit(), &pool) {
             Some(Duration::ZERO)
         } else {
             clients.deadline().map(|deadline| deadline.since(now))
         };
         poller.wait(&mut events, timeout).unwrap();
-        let now = Moment(begin.elapsed().as_nanos() as u64) + core.state().clock_ahead;
+        let now = core.state().now();
         for event in events.drain(..) {
             if event.token == TOKEN_WAKER {
                 waker.take();

@@ -27,6 +27,7 @@ use crate::wire::nbd::transmission::{HeaderStyle, allocation};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// Why a connection ends, for the log.
 pub(super) type Why = String;
@@ -53,8 +54,11 @@ pub(super) struct Connection {
     outlet: Stuck,
     /// What the poller watches for.
     pub(super) watched: Interest,
-    /// Since when the client has taken nothing of what waits for it.
+    /// Since when the client has taken nothing of what waits for it, or sent nothing of a payload it began: time in
+    /// which it holds buffers of the pool.
     stalled: Option<Moment>,
+    /// Bytes taken from the client and given to it, ever; and how many that were when last looked at.
+    moved: (u64, u64),
     requests: u64,
 }
 
@@ -129,6 +133,7 @@ impl Connection {
             outlet: Stuck::No,
             watched: Interest::NONE,
             stalled: None,
+            moved: (0, 0),
             requests: 0,
         })
     }
@@ -314,6 +319,7 @@ impl Connection {
             return match self.stream.receive_into(place).map_err(|error| error.to_string())? {
                 Received::Bytes(count) => {
                     filling.filled += count;
+                    self.moved.0 += count as u64;
                     *budget = budget.saturating_sub(count);
                     self.readable &= !from_socket || self.stream.may_have_more();
                     Ok(Next::Again)
@@ -453,22 +459,27 @@ impl Connection {
         });
     }
 
-    /// Sends what the client takes. Tells when the connection is over.
-    pub(super) fn send(&mut self, now: Moment, pool: &mut Pool) -> Result<(), Why> {
+    /// Sends what the client takes. Tells when the connection is over, which it is when the client holds buffers for
+    /// longer than `patience` without moving a byte.
+    pub(super) fn send(&mut self, now: Moment, patience: Duration, pool: &mut Pool) -> Result<(), Why> {
         let before = self.stream.queued_bytes();
         if before > 0 {
             self.stream.send(pool).map_err(|error| error.to_string())?;
-            let left = self.stream.queued_bytes();
-            self.stalled = match left {
-                0 => None,
-                _ if left < before => Some(now),
-                _ => self.stalled.or(Some(now)),
-            };
         }
-        if self.deadline().is_some_and(|deadline| deadline <= now) {
+        let left = self.stream.queued_bytes();
+        self.moved.0 += (before - left) as u64;
+        let moved = self.moved.0 > self.moved.1;
+        self.moved.1 = self.moved.0;
+        self.stalled = match left > 0 || self.awaits_payload() {
+            true if moved => Some(now),
+            true => self.stalled.or(Some(now)),
+            false => None,
+        };
+        if self.deadline(patience).is_some_and(|deadline| deadline <= now) {
             return Err(match self.phase {
                 Phase::Handshake(_) => "it did not finish the handshake in time".to_owned(),
-                _ => "it has stopped reading its answers".to_owned(),
+                _ if left > 0 => "it has stopped reading its answers".to_owned(),
+                _ => "it has stopped in the middle of a write while others wait for buffers".to_owned(),
             });
         }
         match &self.phase {
@@ -484,10 +495,25 @@ impl Connection {
     }
 
     /// When something must happen at the latest.
-    pub(super) fn deadline(&self) -> Option<Moment> {
+    pub(super) fn deadline(&self, patience: Duration) -> Option<Moment> {
         match self.phase {
             Phase::Handshake(_) => Some(self.since + NBD_HANDSHAKE_TIME_MAX),
-            _ => self.stalled.map(|stalled| stalled + NBD_SEND_TIME_MAX),
+            // One who pauses in the middle of a write is only in the way when buffers are short.
+            _ if self.stream.queued_bytes() == 0 && patience == NBD_SEND_TIME_MAX => None,
+            _ => self.stalled.map(|stalled| stalled + patience),
+        }
+    }
+
+    /// Whether it waits for a buffer.
+    pub(super) fn is_starving(&self) -> bool {
+        [self.intake, self.outlet].iter().any(|stuck| matches!(stuck, Stuck::Buffer { .. }))
+    }
+
+    /// Whether a buffer waits for the rest of a payload.
+    fn awaits_payload(&self) -> bool {
+        match &self.receiving {
+            Receiving::Payload { part: Some(part), .. } => (part.filled as u64) < part.range.length,
+            _ => false,
         }
     }
 

@@ -19,7 +19,10 @@ pub use host::Host;
 pub use socket::{ClientView, NbdListener, NbdStream};
 
 use crate::base::ids::RequestId;
-use crate::base::limits::{NBD_ACCEPT_PAUSE, NBD_ACCEPTS_PER_TURN, NBD_CONNECTIONS_MAX, NBD_HANDSHAKES_MAX};
+use crate::base::limits::{
+    NBD_ACCEPT_PAUSE, NBD_ACCEPTS_PER_TURN, NBD_CONNECTIONS_MAX, NBD_HANDSHAKES_MAX, NBD_SEND_TIME_MAX,
+    NBD_STALL_TIME_MAX,
+};
 use crate::base::request::Outcome;
 use crate::base::time::Moment;
 use crate::io::poller::{Event, Interest, Poller};
@@ -30,6 +33,7 @@ use connection::Connection;
 use host::{Means, Pieces};
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// Tokens of listeners lie below this many above the first one, those of connections from there on.
 const LISTENER_TOKENS: u64 = 256;
@@ -43,6 +47,8 @@ pub struct Clients {
     /// The kernel had no descriptor left for a client: no one is accepted until then.
     paused_until: Option<Moment>,
     connections: Vec<Option<Connection>>,
+    /// Whose turn it is first: the core's room and the pool's buffers may not last for all.
+    first: usize,
     /// Connections so far; each gets its own number.
     accepted: u64,
     pieces: Pieces,
@@ -64,7 +70,7 @@ impl Clients {
         };
         let connections = (0..NBD_CONNECTIONS_MAX).map(|_| None).collect();
         let pieces = Pieces::default();
-        Ok(Clients { offer, token_base, listeners, paused_until: None, connections, accepted: 0, pieces })
+        Ok(Clients { offer, token_base, listeners, paused_until: None, connections, first: 0, accepted: 0, pieces })
     }
 
     /// Serves a client that is connected already. Turned away when there are too many.
@@ -131,7 +137,9 @@ impl Clients {
         }
         let cache_epoch = host.serving().map(|serving| serving.cache_epoch);
         let mut means = Means { host, pool, poller, pieces: &mut self.pieces };
-        for slot in &mut self.connections {
+        self.first = (self.first + 1) % self.connections.len();
+        let (last, first) = self.connections.split_at_mut(self.first);
+        for slot in first.iter_mut().chain(last) {
             let Some(connection) = slot else { continue };
             let bound_to = connection.cache_epoch();
             let ended = if bound_to.is_some() && bound_to != cache_epoch {
@@ -161,10 +169,11 @@ impl Clients {
 
     /// Sends what waits, ends connections that are over, and tells the poller what to watch for.
     pub fn flush(&mut self, now: Moment, pool: &mut Pool, poller: &Poller) {
+        let patience = self.patience();
         for (index, slot) in self.connections.iter_mut().enumerate() {
             let Some(connection) = slot else { continue };
             let token = self.token_base + LISTENER_TOKENS + index as u64;
-            let watched = connection.send(now, pool).and_then(|()| watch(connection, token, poller));
+            let watched = connection.send(now, patience, pool).and_then(|()| watch(connection, token, poller));
             if let Err(why) = watched {
                 close(slot, &why, &self.offer.name, pool, poller);
             }
@@ -182,8 +191,15 @@ impl Clients {
 
     /// When [`Clients::flush`] is wanted at the latest.
     pub fn deadline(&self) -> Option<Moment> {
-        let connections = self.connections.iter().flatten().filter_map(Connection::deadline);
-        connections.chain(self.paused_until).min()
+        let patience = self.patience();
+        let connections = self.connections.iter().flatten();
+        connections.filter_map(|connection| connection.deadline(patience)).chain(self.paused_until).min()
+    }
+
+    /// How long a client may hold buffers without moving a byte: less while another one waits for a buffer.
+    fn patience(&self) -> Duration {
+        let starving = self.connections.iter().flatten().any(Connection::is_starving);
+        if starving { NBD_STALL_TIME_MAX } else { NBD_SEND_TIME_MAX }
     }
 
     /// Cuts every client that uses the volume. Those still in the handshake hear why it is not served.
