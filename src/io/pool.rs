@@ -371,6 +371,8 @@ impl Arena {
             libc::munmap(base.add(bytes), HUGE_PAGE - head);
             // Advice only: where huge pages are switched off the arena works in small ones.
             libc::madvise(base, bytes, libc::MADV_HUGEPAGE);
+            // A forked child must not turn pages the kernel is reading into, into copies.
+            libc::madvise(base, bytes, libc::MADV_DONTFORK);
             // A core dump of a daemon should not hold its clients' data.
             libc::madvise(base, bytes, libc::MADV_DONTDUMP);
             base

@@ -64,9 +64,12 @@ impl Uring {
     pub fn submit(&mut self) -> io::Result<()> {
         while self.unsent > 0 {
             match self.ring.submit() {
+                Ok(0) => return Ok(()),
                 Ok(count) => self.unsent -= count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => return Ok(()),
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)) => {
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }

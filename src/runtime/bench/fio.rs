@@ -17,6 +17,9 @@ pub(super) struct Load {
     pub depth: u32,
 }
 
+/// Seconds a load runs before it is measured.
+pub(super) const RAMP_SECONDS: u32 = 1;
+
 /// What a load yielded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Measured {
@@ -51,7 +54,7 @@ pub(super) fn run(uri: &str, size_bytes: u64, load: &Load, seconds: u32) -> Resu
         format!("--bs={}", load.block_bytes),
         format!("--iodepth={}", load.depth),
         "--time_based".to_owned(),
-        "--ramp_time=1".to_owned(),
+        format!("--ramp_time={RAMP_SECONDS}"),
         format!("--runtime={seconds}"),
     ];
     let output = run_fio(uri, size_bytes, job)?;

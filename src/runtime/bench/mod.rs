@@ -112,7 +112,10 @@ fn measure(
                 report.progress(&format!("{rounds}: {}, {}", load.words, contender.name()));
                 let before = contender.processor_seconds();
                 let result = fio::run(&contender.uri(), options.size_bytes, load, options.seconds)?;
-                let processor = (contender.processor_seconds() - before) * 1e6 / result.operations.max(1) as f64;
+                // Used since before the ramp, while the requests of the ramp are not counted.
+                let part = f64::from(options.seconds) / f64::from(options.seconds + fio::RAMP_SECONDS);
+                let used = (contender.processor_seconds() - before) * part;
+                let processor = used * 1e6 / result.operations.max(1) as f64;
                 report.add(medium, load.words, contender.name(), Figure::of_load(&result, load, processor));
             }
         }
