@@ -46,7 +46,8 @@ pub struct Clients {
     listeners: Vec<NbdListener>,
     /// The kernel had no descriptor left for a client: no one is accepted until then.
     paused_until: Option<Moment>,
-    connections: Vec<Option<Connection>>,
+    /// Boxed, because every turn looks at every place, and most are empty.
+    connections: Vec<Option<Box<Connection>>>,
     /// Whose turn it is first: the core's room and the pool's buffers may not last for all.
     first: usize,
     /// Connections so far; each gets its own number.
@@ -89,7 +90,7 @@ impl Clients {
         connection.watched = connection.interest();
         poller.add(connection.stream().as_fd(), self.connection_token(index), connection.watched)?;
         self.accepted += 1;
-        self.connections[index] = Some(connection);
+        self.connections[index] = Some(Box::new(connection));
         Ok(())
     }
 
@@ -132,7 +133,7 @@ impl Clients {
     /// Takes in what clients sent and hands pieces to the core, as far as both go in one turn. Cuts sessions that
     /// belong to another life of the volume.
     pub fn admit<H: Host>(&mut self, host: &mut H, pool: &mut Pool, poller: &Poller) {
-        if self.connections.iter().flatten().any(Connection::is_negotiating) {
+        if self.connections.iter().flatten().any(|connection| connection.is_negotiating()) {
             self.offer.availability = host.availability();
         }
         let cache_epoch = host.serving().map(|serving| serving.cache_epoch);
@@ -198,7 +199,7 @@ impl Clients {
 
     /// How long a client may hold buffers without moving a byte: less while another one waits for a buffer.
     fn patience(&self) -> Duration {
-        let starving = self.connections.iter().flatten().any(Connection::is_starving);
+        let starving = self.connections.iter().flatten().any(|connection| connection.is_starving());
         if starving { NBD_STALL_TIME_MAX } else { NBD_SEND_TIME_MAX }
     }
 
@@ -242,7 +243,7 @@ fn watch(connection: &mut Connection, token: u64, poller: &Poller) -> Result<(),
 }
 
 /// Ends a connection. What the core has of it settles without it.
-fn close(slot: &mut Option<Connection>, why: &str, volume: &str, pool: &mut Pool, poller: &Poller) {
+fn close(slot: &mut Option<Box<Connection>>, why: &str, volume: &str, pool: &mut Pool, poller: &Poller) {
     let Some(mut connection) = slot.take() else { return };
     if connection.is_negotiating() {
         tracing::debug!(volume, peer = connection.peer(), "the handshake with a client ended: {why}");
