@@ -104,6 +104,10 @@ pub fn resync(config: &Config, options: &Resync, yes: bool) -> Result<Exit, Fail
     let outcome = command_when_connected(&mut session, name, command, CONNECT_TIME_MAX)?;
     // A resync of what differs starts by itself as soon as the peer is there: that can be waited for.
     let by_itself = !options.full && !options.compare && discard_ours.is_none();
+    let now = session.volume(name)?.view;
+    if by_itself && now.in_sync && now.resync.is_none() {
+        return report(config, name, outcome);
+    }
     match &outcome {
         Ok(_) if options.wait => follow::resync(&mut session, &before),
         Err(refusal) if options.wait && by_itself && may_pass(&refusal.code) => follow::resync(&mut session, &before),
