@@ -50,9 +50,6 @@ pub struct Lineage {
 /// disks are compared instead.
 pub const BASES_MAX: usize = 4;
 
-/// Newest generations that a full history keeps.
-const HISTORY_RECENT: usize = 4;
-
 /// How the contents of two disks, `ours` and `theirs`, relate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Relation {
@@ -91,24 +88,20 @@ impl Lineage {
         Lineage { current, bases: Vec::new(), history: Vec::new() }
     }
 
-    /// Begins a new generation: the old one joins the history and becomes what the marks are relative to,
-    /// beside `also` when a broken finalize left the peer on one of two.
+    /// Begins a new generation, with marks relative to `bases`: what the peer may hold. The old one joins the history if it
+    /// is among them; else no other disk can hold it, and nobody will ever ask for it.
     pub fn bump(&mut self, new: Generation, mut bases: Vec<Generation>) {
-        if self.current != Generation::NONE {
+        if bases.contains(&self.current) || bases.is_empty() && self.current != Generation::NONE {
             self.history.insert(0, self.current);
         }
         self.history.dedup();
         // The peer may hold one of these all the same: it is older then, and the disks are compared.
         for base in bases.drain(BASES_MAX.min(bases.len())..) {
             if !self.history.contains(&base) {
-                self.history.push(base);
+                self.history.insert(1.min(self.history.len()), base);
             }
         }
-        // What goes is neither recent nor as old as the last join: the peer may still hold that one after any number of
-        // promotions it did not see.
-        while self.history.len() > HISTORY_MAX {
-            self.history.remove(HISTORY_RECENT);
-        }
+        self.history.truncate(HISTORY_MAX);
         self.current = new;
         self.bases = bases;
     }

@@ -11,8 +11,9 @@ pub const PIECES_IN_FLIGHT_MAX: usize = 1024;
 /// Largest volume, in bytes: not only the number of each 4 KiB block fits 32 bits, but also how many there are. A larger
 /// disk is used up to here.
 pub const VOLUME_BYTES_MAX: u64 = (1 << 44) - (1 << 20);
-/// Generations a disk remembers.
-pub const HISTORY_MAX: usize = 16;
+/// Generations a disk remembers, of those that a peer held or may have held. What falls out makes a peer's disk
+/// unrelated, which wants an operator. 1 KiB.
+pub const HISTORY_MAX: usize = 64;
 
 /// Smallest volume, in bytes: below it the metadata would be larger than the data.
 pub const VOLUME_BYTES_MIN: u64 = 1 << 20;
@@ -57,14 +58,18 @@ pub const INTENT_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Payload of one link frame, in bytes. A frame that says more is refused before anything is allocated.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
-/// How soon after a session's end the peer must be found gone for that to prove that it did not go on alone.
+/// How soon after it sent the last ping that the peer answered a secondary must find the peer's daemon gone, for that to
+/// prove that the peer did not go on alone.
 pub const PEER_GONE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a primary that lost its link waits before it acknowledges alone, unless it knows that the peer's daemon is
+/// gone: longer than [`PEER_GONE_WITHIN`] by more than clocks may differ in rate.
+pub const SOLO_AFTER: Duration = Duration::from_millis(1100);
 /// How long a probe's connection must be kept by the peer to count as answered by a living daemon.
 pub const PROBE_PATIENCE: Duration = Duration::from_millis(300);
 /// Time between two tries of a probe whose connection was dropped.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(5);
 /// Time between two pings on an idle link.
-pub const PING_INTERVAL: Duration = Duration::from_millis(500);
+pub const PING_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Ranges of a verify's differences kept for the report.
 pub const VERIFY_RANGES_MAX: usize = 64;

@@ -102,6 +102,8 @@ pub struct Mirror {
     /// The last session was joined when it ended, then.
     pub(super) was_joined: bool,
     pub(super) link_lost: Moment,
+    /// When the newest ping that the peer answered in the last session was sent.
+    pub(super) peer_answered: Moment,
     pub(super) pending: Pending,
     pub(super) finished: Finished,
     pub(super) governor: Governor,
@@ -172,6 +174,8 @@ pub(super) enum After {
     SteppedDown,
     /// The door is open.
     DoorOpen,
+    /// The target may be offered our generation.
+    Offered,
     /// The source may tell the target to begin.
     SourceBegun,
     /// The target is ready.
@@ -241,6 +245,7 @@ impl Mirror {
             peer_left: false,
             was_joined: false,
             link_lost: Moment(0),
+            peer_answered: Moment(0),
             pending: Pending::default(),
             finished: Finished::default(),
             governor: Governor::new(&settings),
@@ -287,7 +292,9 @@ impl Mirror {
         self.maps_unreadable = loaded.maps_unreadable || loaded.superblock_suspect || superblock.suspect;
         self.snapshots = superblock.snapshot.unwrap_or(0);
         self.cover = superblock.lineage.bases.clone();
-        self.cover.insert(0, superblock.lineage.current);
+        if self.cover.is_empty() {
+            self.cover.push(superblock.lineage.current);
+        }
         self.superblock = superblock;
         self.superblock.suspect |= loaded.superblock_suspect;
         self.superblock.role = Role::Secondary;
@@ -304,7 +311,7 @@ impl Mirror {
             Input::LinkUp { session } => self.link_up(session, out),
             Input::LinkDown { session, reason } => self.link_down(session, reason, out),
             Input::Frame { session, frame } => self.frame(session, frame, out),
-            Input::PeerProbed { refused } => self.peer_probed(refused),
+            Input::PeerProbed { refused } => self.peer_probed(refused, out),
             Input::Command { id, command } => self.command(id, command, out),
             Input::Attach { id, loaded } => self.attach(id, *loaded, out),
             Input::Stop => self.stop(out),
@@ -400,6 +407,7 @@ impl Mirror {
             After::Demoted => self.demoted(out),
             After::SteppedDown => self.stepped_down(out),
             After::DoorOpen => self.door_opened(out),
+            After::Offered => self.offer_adoption(out),
             After::SourceBegun => self.source_persisted(out),
             After::TargetBegun => self.target_persisted(out),
             After::Adopted => self.adopted_here(out),

@@ -15,6 +15,7 @@ use super::interface::{DiskIo, Effect, Note};
 use super::mutation::Mutation;
 use crate::base::error::DiskError;
 use crate::base::ids::Epoch;
+use crate::base::limits::SOLO_AFTER;
 use crate::base::state::{DiskState, Role};
 use crate::wire::message::Message;
 
@@ -72,7 +73,7 @@ impl Mirror {
     /// A piece can go nowhere: begin what lets it, and remember since when.
     pub(super) fn hold(&mut self, out: &mut Vec<Effect>) {
         if self.disk == DiskState::UpToDate && self.role == Role::Primary {
-            if self.door == Door::Closed && !self.session.as_ref().is_some_and(|session| session.is_deciding()) {
+            if self.door == Door::Closed && self.may_go_alone() {
                 self.go_through(Purpose::Solo, out);
             }
             return;
@@ -84,6 +85,15 @@ impl Mirror {
             };
             self.note(Note::Held { reason: reason.clone() }, out);
             self.held_since = Some((self.now, reason));
+        }
+    }
+
+    /// Whether a primary may go on alone now: not while a session may still lead to a sync, and not before every secondary
+    /// that found this node gone has found it so (see `peer_probed`).
+    pub(super) fn may_go_alone(&self) -> bool {
+        match &self.session {
+            Some(session) => !session.is_deciding(),
+            None => self.peer_gone || self.now.since(self.link_lost) >= SOLO_AFTER,
         }
     }
 

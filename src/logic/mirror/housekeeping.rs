@@ -1,7 +1,9 @@
 //! Time: what happens because nothing happened.
 
 use super::core::{Mirror, Op};
+use super::door::Door;
 use super::interface::Effect;
+use super::request::Path;
 use super::session::Session;
 use super::slab::Key;
 use crate::base::error::RequestError;
@@ -58,6 +60,7 @@ impl Mirror {
         self.watch_link(out);
         self.watch_disk(out);
         self.watch_held(out);
+        self.go_alone_in_time(out);
         self.flush_sometimes(out);
         self.snapshot_sometimes(out);
         self.sweep_sometimes(out);
@@ -110,6 +113,14 @@ impl Mirror {
         }
     }
 
+    /// Requests held for a lost peer go on alone when the time for that has come.
+    fn go_alone_in_time(&mut self, out: &mut Vec<Effect>) {
+        let waits = self.role == Role::Primary && self.path() == Path::Held && !self.slots.is_empty();
+        if waits && self.door == Door::Closed && self.disk == DiskState::UpToDate && self.may_go_alone() {
+            self.drive_all(out);
+        }
+    }
+
     /// Requests that neither disk serves fail after a while: applications can bear an error, not silence for ever.
     fn watch_held(&mut self, out: &mut Vec<Effect>) {
         let Some((since, _)) = &self.held_since else { return };
@@ -134,7 +145,9 @@ impl Mirror {
         let due = self.now.since(self.flushing.began) >= FLUSH_INTERVAL || self.unstable.bytes() >= FLUSH_WINDOW_BYTES;
         let sends = self.session.as_ref().is_some_and(|session| session.mirrors());
         let wanted = self.role == Role::Primary || self.session.as_ref().is_some_and(|session| session.is_copying());
-        if due && sends && wanted && self.flushing.is_idle() && !self.unstable.is_empty() {
+        // A client's flush may have made the peer durable, but not what was still on its way to our own disk.
+        let something = !self.unstable.is_empty() || (self.is_joined() && self.flushing.stable < self.sequence);
+        if due && sends && wanted && self.flushing.is_idle() && something {
             self.start_cycle(out);
         }
     }

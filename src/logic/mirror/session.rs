@@ -34,6 +34,8 @@ pub(super) struct Session {
     pub(super) heard: Moment,
     /// Last ping sent.
     pub(super) pinged: Moment,
+    /// When the newest ping that was answered was sent.
+    answered: Moment,
     pub(super) phase: Phase,
     /// This node as it described itself.
     ours: Option<Descriptor>,
@@ -97,7 +99,8 @@ impl Session {
             id,
             began: now,
             heard: now,
-            pinged: now,
+            pinged: Moment(0),
+            answered: Moment(0),
             phase: Phase::Draining,
             ours: None,
             theirs: None,
@@ -464,6 +467,7 @@ impl Mirror {
         self.note(Note::SessionEnded { reason: reason.clone() }, out);
         self.was_joined = matches!(session.phase, Phase::Joined);
         self.link_lost = self.now;
+        self.peer_answered = session.answered;
         if !matches!(session.phase, Phase::Refused) {
             self.link_reason = Some(reason);
         }
@@ -490,8 +494,8 @@ impl Mirror {
         if self.role == Role::Secondary {
             // While the peer had no disk its pieces ran here; whoever it is now will send them again.
             self.fail_peer_slots(out);
-            out.push(Effect::ProbePeer);
         }
+        out.push(Effect::ProbePeer);
         self.claims_ended(out);
         self.drive_all(out);
         self.stop_step(out);
@@ -512,11 +516,26 @@ impl Mirror {
         }
     }
 
-    /// The runtime looked whether the peer's daemon runs, right after the session ended.
-    pub(super) fn peer_probed(&mut self, refused: bool) {
-        // A refusal that comes late proves nothing: the peer may have gone on alone in between.
-        if self.session.is_none() && self.now.since(self.link_lost) <= PEER_GONE_WITHIN {
-            self.peer_gone |= refused;
+    /// The peer answered a ping.
+    fn ponged(&mut self, sent: Moment) {
+        let now = self.now;
+        if let Some(session) = self.session.as_mut().filter(|session| sent <= session.pinged && sent <= now) {
+            session.answered = session.answered.max(sent);
+        }
+    }
+
+    /// The runtime looked whether the peer's daemon runs, after the session ended.
+    ///
+    /// To a primary that tells that the secondary can't take over any more: only a process that was there all the time
+    /// may. To a secondary it tells that the primary did not go on alone, if it comes soon enough: a primary in the
+    /// session when it answered our ping waits [`SOLO_AFTER`] before it does.
+    pub(super) fn peer_probed(&mut self, refused: bool, out: &mut Vec<Effect>) {
+        let soon = self.now.since(self.peer_answered) <= PEER_GONE_WITHIN;
+        if self.session.is_none() && refused && (soon || self.role == Role::Primary) {
+            self.peer_gone = true;
+            if self.role == Role::Primary {
+                self.drive_all(out);
+            }
         }
     }
 
@@ -565,7 +584,7 @@ impl Mirror {
             state @ Message::VerifyState { .. } => self.peer_verify_told(state),
             Message::DiscardYours { full } => self.peer_wants_discard(full, out),
             Message::Ping { token } => self.send(Message::Pong { token }, out),
-            Message::Pong { .. } => {}
+            Message::Pong { token } => self.ponged(Moment(token)),
             Message::Goodbye { reason } => self.said_goodbye(reason, out),
             other => self.target_message(other, out),
         }

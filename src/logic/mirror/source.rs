@@ -77,6 +77,8 @@ pub(super) enum Stage {
         /// The flush is under way.
         busy: bool,
     },
+    /// It is made durable that the target may hold our generation.
+    Offering,
     /// The target flushes and adopts.
     Adopting,
     /// The join is being made durable here.
@@ -378,6 +380,9 @@ impl Mirror {
     pub(super) fn source_flush_step(&mut self, out: &mut Vec<Effect>) {
         let Some(source) = self.session.as_mut().and_then(|session| session.source()) else { return };
         let Stage::Flushing { upto, busy: false } = source.stage else { return };
+        if self.disk == DiskState::Diskless {
+            return;
+        }
         source.stage = Stage::Flushing { upto, busy: true };
         if self.rules.broken(Mutation::R2b) {
             self.source_is_durable(out);
@@ -405,21 +410,35 @@ impl Mirror {
 
     fn source_is_durable(&mut self, out: &mut Vec<Effect>) {
         let current = self.superblock.lineage.current;
-        let (lineage, epoch) = (self.superblock.lineage.clone(), self.superblock.seen_epoch);
-        let cache_epoch = self.superblock.cache_epoch;
         let Some(source) = self.session.as_mut().and_then(|session| session.source()) else { return };
         if !matches!(source.stage, Stage::Flushing { busy: true, .. }) {
+            return;
+        }
+        source.stage = Stage::Offering;
+        if self.cover.contains(&current) {
+            self.offer_adoption(out);
+        } else {
+            // From the offer on the peer may hold it: that must outlive this process.
+            self.cover.insert(0, current);
+            self.superblock.lineage.bases = self.cover.clone();
+            self.persist(After::Offered, out);
+        }
+    }
+
+    /// Tells the target to take over our generation.
+    pub(super) fn offer_adoption(&mut self, out: &mut Vec<Effect>) {
+        let (lineage, epoch) = (self.superblock.lineage.clone(), self.superblock.seen_epoch);
+        let cache_epoch = self.superblock.cache_epoch;
+        let window = self.flushing.take_number();
+        let Some(source) = self.session.as_mut().and_then(|session| session.source()) else { return };
+        if source.stage != Stage::Offering {
             return;
         }
         source.stage = Stage::Adopting;
         source.adopt_sent = true;
         // The target flushes everything sent before it adopts.
-        let window = self.flushing.take_number();
         source.adopt_window = window;
         self.unstable.close(window);
-        if !self.cover.contains(&current) {
-            self.cover.insert(0, current);
-        }
         self.tell_progress(out);
         self.send(Message::Adopt { lineage, epoch, cache_epoch }, out);
     }

@@ -239,6 +239,7 @@ impl Mirror {
         self.superblock.requested = None;
         if let Some(tag) = tag {
             self.superblock.lineage.bump(tag, Vec::new());
+            self.cover = vec![tag];
         }
         self.persist(After::TargetBegun, out);
     }
