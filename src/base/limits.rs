@@ -135,6 +135,8 @@ pub const PERSIST_WRITES_IN_FLIGHT_MAX: usize = 8;
 pub const LINK_STAGING_BYTES: usize = 256 << 10;
 /// Frames taken in from the peer per turn; keeps disk and clients from waiting behind a busy link.
 pub const LINK_FRAMES_PER_TURN: usize = 64;
+/// Payload bytes after which a turn takes no further frame from the peer, for the same reason.
+pub const LINK_TURN_BYTES_MAX: u64 = 4 << 20;
 /// Bytes queued for a peer that doesn't read, before the session is given up. Payloads are bounded by the pool.
 pub const LINK_QUEUE_BYTES_MAX: usize = 96 << 20;
 /// Time a session that was ended in order has to send its last frames.

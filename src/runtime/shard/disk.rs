@@ -165,6 +165,8 @@ impl Disk {
         if parts.is_empty() {
             return means.answers.push(Input::DiskDone { op, result: Ok(Completion::Done) });
         }
+        // The ring holds what it works on itself, and that is a scratch block here.
+        means.pool.hold(buffer);
         let work = Work::Fill { range, buffer };
         let job = self.add(Job { op, work, parts_left: parts.len() as u32, failed: None });
         for (part, offset) in parts {
@@ -222,6 +224,9 @@ impl Disk {
         }
         let job = self.jobs[index].take().expect("the job is there");
         self.free.push(index);
+        if let Work::Fill { buffer, .. } = job.work {
+            pool.unhold(buffer);
+        }
         Some(Input::DiskDone { op: job.op, result: outcome(&job, pool) })
     }
 

@@ -10,7 +10,7 @@
 
 use super::linger::Lingering;
 use crate::base::ids::{BufferId, Epoch, SessionId};
-use crate::base::limits::{LINK_FRAMES_PER_TURN, LINK_QUEUE_BYTES_MAX, LINK_STAGING_BYTES};
+use crate::base::limits::{LINK_FRAMES_PER_TURN, LINK_QUEUE_BYTES_MAX, LINK_STAGING_BYTES, LINK_TURN_BYTES_MAX};
 use crate::base::time::Moment;
 use crate::io::poller::{Event, Interest, Poller};
 use crate::io::pool::{Class, Pool};
@@ -219,11 +219,12 @@ impl Session {
     fn receive(&mut self, epoch: Epoch, pool: &mut Pool, inputs: &mut Vec<Input>) -> Result<(), String> {
         self.refused_at = None;
         self.more = false;
-        let mut frames = 0;
-        while frames < LINK_FRAMES_PER_TURN {
+        let (mut frames, mut bytes) = (0, 0);
+        while frames < LINK_FRAMES_PER_TURN && bytes < LINK_TURN_BYTES_MAX {
             match self.advance(epoch, pool)? {
                 Progress::Frame(frame) => {
                     frames += 1;
+                    bytes += frame.bulk().map_or(0, |(_, range)| range.length);
                     inputs.push(Input::Frame { session: self.id, frame });
                 }
                 Progress::Some => {}

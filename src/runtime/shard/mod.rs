@@ -291,7 +291,7 @@ impl Shard {
     fn note_ended_session(&mut self) {
         if let Some(ended) = self.link.take_ended() {
             self.inputs.push(Input::LinkDown { session: ended.session, reason: ended.reason });
-            if !self.disconnected {
+            if !self.disconnected && self.stopping.is_none() {
                 self.tell(ShardEvent::LinkWanted { reconnect_now: ended.reconnect_now });
             }
         }

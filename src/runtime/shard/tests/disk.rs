@@ -166,6 +166,17 @@ fn a_closed_disk_answers_everything_and_is_let_go_with_its_last_operation() {
 }
 
 #[test]
+fn a_fill_keeps_its_buffer_although_nobody_waits_for_it_any_more() {
+    let (mut bench, mut disk) = bench();
+    let buffer = buffer_of(&mut bench, &[1; 8192]);
+    disk.start(OpId(1), DiskIo::Fill { range: ByteRange::new(5, 8000), buffer }, &mut bench.means());
+    bench.pool.release(buffer);
+    assert_eq!(bench.pool.in_use(), 1);
+    let answers = bench.answers_of(&mut disk, 1);
+    assert_eq!((done(&answers[0]), bench.pool.in_use()), ((1, Ok(Completion::Done)), 0));
+}
+
+#[test]
 fn a_failed_read_gives_its_buffer_back() {
     let (mut bench, _) = bench();
     let directory = std::fs::File::open("/").unwrap();

@@ -3,6 +3,7 @@
 mod disk;
 mod link;
 mod pair;
+mod persist;
 
 use super::disk::{Disk, Means};
 use crate::io::poller::{Interest, Poller};
