@@ -11,6 +11,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Operations in the order of their answers.
+type Answers = Vec<(u64, Result<(), DiskError>)>;
+
 fn spec(directory: &tempfile::TempDir) -> DiskSpec {
     DiskSpec {
         volume: "vol0".to_owned(),
@@ -33,16 +36,12 @@ fn opened(directory: &tempfile::TempDir) -> (Bench, Persist, Loaded) {
 }
 
 /// Works as the shard does until everything is answered: the operations in the order of their answers.
-fn answers(bench: &mut Bench, persist: &mut Persist, count: usize) -> Vec<(u64, Result<(), DiskError>)> {
+fn answers(bench: &mut Bench, persist: &mut Persist, count: usize) -> Answers {
     answers_and_writes(bench, persist, count).0
 }
 
 /// The same, and how many writes that took.
-fn answers_and_writes(
-    bench: &mut Bench,
-    persist: &mut Persist,
-    count: usize,
-) -> (Vec<(u64, Result<(), DiskError>)>, usize) {
+fn answers_and_writes(bench: &mut Bench, persist: &mut Persist, count: usize) -> (Answers, usize) {
     let started = Instant::now();
     let mut writes = 0;
     while bench.answers.len() < count {
