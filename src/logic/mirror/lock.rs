@@ -33,13 +33,22 @@ pub struct RangeLock<O> {
     short: BTreeMap<(u64, Ticket), u64>,
     /// The others: zeroings and runs of holes. Few.
     long: BTreeMap<(u64, Ticket), u64>,
+    /// Reused from query to query.
+    scratch: Vec<Ticket>,
     /// Mutant R13: everyone is ready at once.
     open: bool,
 }
 
 impl<O: Copy> Default for RangeLock<O> {
     fn default() -> Self {
-        RangeLock { entries: Vec::new(), free: Vec::new(), short: BTreeMap::new(), long: BTreeMap::new(), open: false }
+        RangeLock {
+            entries: Vec::new(),
+            free: Vec::new(),
+            short: BTreeMap::new(),
+            long: BTreeMap::new(),
+            scratch: Vec::new(),
+            open: false,
+        }
     }
 }
 
@@ -60,13 +69,16 @@ impl<O: Copy> RangeLock<O> {
             }
         };
         let mut blockers = 0;
-        for earlier in self.overlapping(range) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.overlapping(range, &mut scratch);
+        for earlier in scratch.drain(..) {
             let entry = self.entries[earlier.0 as usize].as_mut().expect("an indexed ticket has an entry");
             if (exclusive || entry.exclusive) && !self.open {
                 entry.waiters.push(ticket);
                 blockers += 1;
             }
         }
+        self.scratch = scratch;
         self.index(range).insert((range.offset, ticket), range.end());
         let entry = Entry { range, exclusive, owner, blockers, waiters: Vec::new() };
         self.entries[ticket.0 as usize] = Some(entry);
@@ -107,12 +119,12 @@ impl<O: Copy> RangeLock<O> {
         if range.length <= PIECE_BYTES_MAX { &mut self.short } else { &mut self.long }
     }
 
-    fn overlapping(&self, range: ByteRange) -> Vec<Ticket> {
+    fn overlapping(&self, range: ByteRange, found: &mut Vec<Ticket>) {
         let first = (range.offset.saturating_sub(PIECE_BYTES_MAX), Ticket(0));
         let after = (range.end(), Ticket(0));
         let short = self.short.range(first..after);
         let long = self.long.range(..after);
-        short.chain(long).filter(|(_, end)| **end > range.offset).map(|((_, ticket), _)| *ticket).collect()
+        found.extend(short.chain(long).filter(|(_, end)| **end > range.offset).map(|((_, ticket), _)| *ticket));
     }
 }
 

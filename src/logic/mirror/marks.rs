@@ -10,6 +10,7 @@
 
 use crate::base::limits::FRAME_PAYLOAD_BYTES_MAX;
 use crate::base::range::{BLOCK, ByteRange};
+use crate::wire::bitmap;
 use roaring::RoaringBitmap;
 use std::collections::VecDeque;
 
@@ -215,23 +216,18 @@ pub fn serialise_in_parts(map: &RoaringBitmap) -> Vec<Vec<u8>> {
         let mut part = RoaringBitmap::new();
         part.insert_range(start as u32..=last);
         part &= map;
-        part.optimize();
-        let mut bytes = Vec::with_capacity(part.serialized_size());
-        part.serialize_into(&mut bytes).expect("a vector takes every byte");
-        parts.push(bytes);
+        parts.push(bitmap::encode(&part));
         at = u64::from(last) + 1;
     }
     if parts.is_empty() {
-        let mut bytes = Vec::new();
-        RoaringBitmap::new().serialize_into(&mut bytes).expect("a vector takes every byte");
-        parts.push(bytes);
+        parts.push(bitmap::encode(&RoaringBitmap::new()));
     }
     parts
 }
 
 /// A part again; `None` for bytes that are no sound bitmap.
 pub fn deserialise_part(bytes: &[u8]) -> Option<RoaringBitmap> {
-    RoaringBitmap::deserialize_from(bytes).ok()
+    bitmap::decode(bytes, 1 << 32)
 }
 
 #[cfg(test)]
