@@ -50,7 +50,7 @@ pub const RESYNC_ZERO_BYTES_MAX: u64 = 256 << 20;
 /// Bytes written between two flushes of the target, at most.
 pub const FLUSH_WINDOW_BYTES: u64 = 256 << 20;
 /// Time between two internal flushes while something is unstable.
-pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+pub const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two dirty snapshots while not in sync.
 pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(30);
 /// Time between two looks for intents that may be cleared.

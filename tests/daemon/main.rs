@@ -7,5 +7,6 @@ mod bounds;
 mod chaos;
 mod commands;
 mod crashes;
+mod filesystem;
 mod scripted;
 mod service;

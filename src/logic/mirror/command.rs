@@ -87,7 +87,7 @@ impl Mirror {
                 if self.session.is_some() {
                     self.end_session("taking over by the operator's order", true, out);
                 }
-                self.marks.dirty |= self.unstable.drain();
+                self.doubt_unstable();
                 let forced = force;
                 self.go_through(Purpose::Takeover { forced }, out);
             }

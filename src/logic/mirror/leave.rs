@@ -175,7 +175,7 @@ impl Mirror {
         let standby = self.pending.stopping.as_ref().is_some_and(|stopping| stopping.standby);
         let alone = !standby && !self.is_joined();
         if alone {
-            self.marks.dirty |= self.unstable.drain();
+            self.doubt_unstable();
         }
         if alone && !self.marks.is_empty() && !self.maps_unreadable {
             self.take_snapshot(out);

@@ -4,7 +4,7 @@
 //! - `dirty`: known to differ; copied.
 //! - `suspect`: may differ; compared first, copied if it does.
 //! - [`Unstable`]: sent to the peer and not yet known to be durable there (rule R10: counted from the last *durable*
-//!   watermark, not from the last acknowledgement). When the session ends they become dirty.
+//!   watermark, not from the last acknowledgement). When the session ends they become suspect.
 //!
 //! No decision drops a mark (rules R2, R7): one is removed only when both disks hold the block durably.
 
@@ -190,7 +190,7 @@ impl Unstable {
         }
     }
 
-    /// Takes everything out, to become dirty.
+    /// Takes everything out, to become marks.
     pub fn drain(&mut self) -> RoaringBitmap {
         let mut all = std::mem::take(&mut self.current);
         self.current_bytes = 0;

@@ -478,7 +478,7 @@ impl Mirror {
         if adopting && self.door.is_open() && !self.rules.broken(Mutation::R5) {
             self.door = Door::Closed;
         }
-        self.marks.dirty |= self.unstable.drain();
+        self.doubt_unstable();
         self.gated.clear();
         self.forget_promises();
         self.abandon_cycle();
@@ -489,6 +489,10 @@ impl Mirror {
             slot.received = false;
             if slot.remote == Leg::Busy {
                 slot.remote = Leg::Idle;
+                if slot.is_mutation() {
+                    // Nobody knows whether the peer wrote it.
+                    self.marks.mark(slot.range.aligned_out());
+                }
             }
         }
         if self.role == Role::Secondary {
@@ -499,6 +503,12 @@ impl Mirror {
         self.claims_ended(out);
         self.drive_all(out);
         self.stop_step(out);
+    }
+
+    /// What was not known to be durable on the other side may differ there, if it lost its cache; most of it will not,
+    /// so it is compared rather than copied.
+    pub(super) fn doubt_unstable(&mut self) {
+        self.marks.suspect |= self.unstable.drain();
     }
 
     /// Pieces of a peer that is gone settle without an answer.

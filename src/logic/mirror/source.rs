@@ -239,7 +239,7 @@ impl Mirror {
         let committed = self.superblock.committed_bytes.max(theirs.committed_bytes);
         let committed = if committed > 0 { committed } else { self.capacity_bytes.min(theirs.capacity_bytes) };
         self.commit_size(committed);
-        self.marks.dirty |= self.unstable.drain();
+        self.doubt_unstable();
         let blocks = (committed >> BLOCK_SHIFT) as u32;
         self.marks.truncate(blocks);
         let sync = self.session.as_mut().and_then(|session| session.source()).expect("this node gives").sync;

@@ -164,7 +164,7 @@ impl Mirror {
             self.persist(After::Nothing, out);
         }
         self.door = Door::Closed;
-        self.marks.dirty |= self.unstable.drain();
+        self.doubt_unstable();
         let mut suspect = self.marks.suspect.clone();
         if !sync.skip_intents {
             suspect |= &self.marks.intents;
@@ -543,7 +543,7 @@ impl Mirror {
             let lineage = self.superblock.lineage.clone();
             self.send(Message::AuthorityTaken { lineage }, out);
         } else {
-            self.marks.dirty |= self.unstable.drain();
+            self.doubt_unstable();
             self.go_through(Purpose::Authority, out);
         }
     }
