@@ -1,0 +1,270 @@
+//! What one run is like: drawn from its seed, so that every seed stresses something else (a swarm).
+
+use super::random::Random;
+use std::time::Duration;
+use twinblock::base::state::{Mode, Overflow};
+use twinblock::logic::mirror::Mutation;
+
+/// What may happen to the pair beside its clients' work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// A daemon is killed; its disk's cache stays.
+    ProcessCrash,
+    /// A machine loses its power.
+    PowerCrash,
+    /// Both lose it at once.
+    BothPower,
+    /// A daemon stands still for a while.
+    Pause,
+    /// The session is reset; both ends notice, not at the same time.
+    Reset,
+    /// Nothing passes for a while.
+    Cut,
+    /// Nothing passes in one direction for a while.
+    OneWay,
+    /// A bit flips on the way.
+    Corrupt,
+    /// A client drops its connection with requests in flight.
+    ClientReset,
+    /// The disk reports an error once.
+    DiskError,
+    /// A flush fails once, and the device forgets what it had cached.
+    FlushError,
+    /// A flush fails at once on whichever node is secondary, in the middle of something.
+    MetadataError,
+    /// The disk does not answer, then answers very late.
+    DiskHang,
+    /// The disk is a hundred times slower for a while.
+    DiskSlow,
+    /// The volume moves to the other node on purpose.
+    Switchover,
+    /// The operator asks for a resync of everything.
+    Resync,
+    /// The operator pauses the resync, and resumes it later.
+    PauseResync,
+    /// The operator compares the disks.
+    Verify,
+    /// The operator gives up a disk and attaches it again later.
+    Detach,
+    /// A disk is replaced by another one that was never part of the volume.
+    ReplaceDisk,
+    /// The daemon is stopped in order and started again.
+    Restart,
+    /// The superblock of a node that is down becomes unreadable.
+    Rot,
+    /// The operator promotes by force, whatever is lost by it.
+    Force,
+}
+
+use Act::*;
+
+const ACTS: &[(Act, u64)] = &[
+    (ProcessCrash, 10),
+    (PowerCrash, 10),
+    (BothPower, 4),
+    (Pause, 6),
+    (Reset, 10),
+    (Cut, 8),
+    (OneWay, 4),
+    (Corrupt, 2),
+    (ClientReset, 8),
+    (DiskError, 6),
+    (FlushError, 3),
+    (MetadataError, 3),
+    (DiskHang, 3),
+    (DiskSlow, 3),
+    (Switchover, 6),
+    (Resync, 2),
+    (PauseResync, 3),
+    (Verify, 4),
+    (Detach, 3),
+    (ReplaceDisk, 2),
+    (Restart, 5),
+    (Rot, 1),
+];
+
+/// A bias of the swarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Everything, at random.
+    Swarm,
+    /// Forced promotions too: the content may fork, and is brought together by giving up a side.
+    Forced,
+    /// Only these acts, with every other property still at random.
+    Only(&'static [Act]),
+    /// Nothing happens by itself: a scenario drives the pair.
+    Scripted,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub seed: u64,
+    pub profile: Profile,
+    /// Size of each node's disk, in blocks. The volume is as large as the smaller.
+    pub blocks: [u64; 2],
+    pub region_shift: u32,
+    pub mode: Mode,
+    pub overflow: Overflow,
+    pub async_bytes_max: u64,
+    pub gating: bool,
+    pub exact: bool,
+    pub clients: usize,
+    /// Operations one client has under way.
+    pub depth: usize,
+    /// Time between a client's operations.
+    pub think: (Duration, Duration),
+    /// Blocks the clients work on most of the time.
+    pub hot_blocks: u64,
+    pub operation_blocks_max: u64,
+    /// Of a hundred operations.
+    pub reads: u64,
+    pub zeroes: u64,
+    pub flushes: u64,
+    /// Of a hundred writes.
+    pub fua: u64,
+    pub disk_latency: (Duration, Duration),
+    pub flush_latency: (Duration, Duration),
+    pub metadata_latency: (Duration, Duration),
+    pub link_latency: (Duration, Duration),
+    pub segment_bytes_max: usize,
+    pub remote_io_timeout: Duration,
+    pub link_timeout: Duration,
+    pub disk_timeout: Duration,
+    pub suspend_max: Duration,
+    pub intent_idle: Duration,
+    pub resync_rate_max: u64,
+    /// Weighted acts, and the time between two of them.
+    pub acts: Vec<(Act, u64)>,
+    pub gap: (Duration, Duration),
+    /// How long a fault lasts.
+    pub outage: (Duration, Duration),
+    /// How long clients and faults go on.
+    pub active: Duration,
+    /// The rule both cores have broken.
+    pub mutation: Option<Mutation>,
+}
+
+const fn micros(n: u64) -> Duration {
+    Duration::from_micros(n)
+}
+
+const fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+impl Config {
+    /// The run of a seed.
+    pub fn for_seed(seed: u64, profile: Profile) -> Config {
+        let mut random = Random::new(seed ^ 0x00c0_ffee);
+        let r = &mut random;
+        let volume = if r.chance(0.02) { 4096 } else { *r.pick(&[64, 64, 64, 96, 128, 150, 256, 512]) };
+        let larger = if r.chance(0.3) { r.between(1, 64) } else { 0 };
+        let slow_disk = *r.pick(&[micros(200), millis(2), millis(10)]);
+        let slow_link = *r.pick(&[micros(200), millis(1), millis(30)]);
+        let busy = *r.pick(&[millis(1), millis(5), millis(30), millis(200)]);
+        let gap = *r.pick(&[millis(300), millis(1500), millis(6000)]);
+        let mode = *r.pick(&[Mode::Sync, Mode::Sync, Mode::Sync, Mode::Memory, Mode::Async]);
+        let gating = r.chance(0.5);
+        let clients = r.between(1, 4) as usize;
+        Config {
+            seed,
+            profile,
+            blocks: if r.chance(0.5) { [volume, volume + larger] } else { [volume + larger, volume] },
+            region_shift: r.between(14, 16) as u32,
+            mode,
+            overflow: *r.pick(&[Overflow::Block, Overflow::Shed]),
+            async_bytes_max: *r.pick(&[32 << 10, 256 << 10, 4 << 20]),
+            gating,
+            exact: gating && r.chance(0.4),
+            clients,
+            depth: r.between(1, 8 / clients as u64) as usize,
+            think: (busy / 8, busy * 2),
+            hot_blocks: *r.pick(&[2, 8, 32, volume]).min(&volume),
+            operation_blocks_max: *r.pick(&[1, 2, 8, 32]),
+            reads: *r.pick(&[10, 30, 60]),
+            zeroes: *r.pick(&[0, 5, 20]),
+            flushes: *r.pick(&[0, 2, 10, 25]),
+            fua: *r.pick(&[0, 5, 30]),
+            disk_latency: (micros(20), slow_disk),
+            flush_latency: (micros(100), slow_disk * 4),
+            metadata_latency: (micros(50), slow_disk * 2),
+            link_latency: (micros(20), slow_link),
+            segment_bytes_max: *r.pick(&[100, 1500, 65536, 1 << 20]),
+            remote_io_timeout: *r.pick(&[millis(1000), millis(3000), millis(10_000)]),
+            link_timeout: *r.pick(&[millis(1500), millis(3000), millis(10_000)]),
+            disk_timeout: *r.pick(&[millis(2000), millis(5000), millis(30_000)]),
+            suspend_max: *r.pick(&[millis(2000), millis(20_000), millis(60_000)]),
+            intent_idle: *r.pick(&[millis(100), millis(1000), millis(15_000)]),
+            resync_rate_max: *r.pick(&[0, 0, 0, 1 << 20]),
+            acts: acts(profile, r),
+            gap: (gap / 20, gap),
+            outage: *r.pick(&[(millis(20), millis(800)), (millis(100), millis(5000)), (millis(500), millis(25_000))]),
+            active: *r.pick(&[millis(5_000), millis(20_000), millis(60_000)]),
+            mutation: None,
+        }
+    }
+
+    /// A quiet pair of small disks, for scenarios.
+    pub fn scripted(seed: u64) -> Config {
+        Config {
+            blocks: [64, 64],
+            region_shift: 14,
+            mode: Mode::Sync,
+            overflow: Overflow::Block,
+            gating: true,
+            exact: false,
+            clients: 2,
+            depth: 2,
+            think: (millis(1), millis(8)),
+            hot_blocks: 16,
+            operation_blocks_max: 4,
+            reads: 30,
+            zeroes: 5,
+            flushes: 5,
+            fua: 5,
+            disk_latency: (micros(20), micros(300)),
+            flush_latency: (micros(100), millis(2)),
+            metadata_latency: (micros(50), millis(1)),
+            link_latency: (micros(20), micros(200)),
+            segment_bytes_max: 1500,
+            remote_io_timeout: millis(3000),
+            link_timeout: millis(3000),
+            disk_timeout: millis(5000),
+            suspend_max: millis(20_000),
+            intent_idle: millis(1000),
+            resync_rate_max: 0,
+            acts: Vec::new(),
+            active: Duration::ZERO,
+            ..Config::for_seed(seed, Profile::Scripted)
+        }
+    }
+
+    /// Size of the volume, in bytes.
+    pub fn volume_bytes(&self) -> u64 {
+        self.blocks[0].min(self.blocks[1]) * twinblock::base::range::BLOCK
+    }
+
+    /// Whether something may be lost by force.
+    pub fn forced(&self) -> bool {
+        self.acts.iter().any(|(act, _)| *act == Force)
+    }
+}
+
+/// Each seed gets about half of the acts, so that one doesn't drown another.
+fn acts(profile: Profile, random: &mut Random) -> Vec<(Act, u64)> {
+    match profile {
+        Profile::Only(only) => only.iter().map(|act| (*act, 10)).collect(),
+        Profile::Scripted => Vec::new(),
+        Profile::Swarm | Profile::Forced => {
+            let mut chosen: Vec<(Act, u64)> = ACTS.iter().filter(|_| random.chance(0.5)).copied().collect();
+            if chosen.is_empty() {
+                chosen.push((ProcessCrash, 10));
+            }
+            if profile == Profile::Forced {
+                chosen.extend([(Force, 8), (Cut, 8)]);
+            }
+            chosen
+        }
+    }
+}
