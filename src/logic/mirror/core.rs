@@ -392,6 +392,13 @@ impl Mirror {
             self.metadata_failed(op, error, out);
             return;
         }
+        if self.disk == DiskState::Diskless {
+            // It was under way when the disk was given up.
+            if let Op::Superblock(after) = op {
+                self.after_lost_disk(after, out);
+            }
+            return;
+        }
         match op {
             Op::Intents => self.intents_written(out),
             Op::Snapshot(sequence) => self.snapshot_written(sequence, out),

@@ -19,7 +19,7 @@ use crate::base::error::{DiskError, RequestError};
 use crate::base::ids::{BufferId, OpId, RequestId, Sequence};
 use crate::base::range::ByteRange;
 use crate::base::request::{Action, Outcome, Request};
-use crate::base::state::{DiskState, Mode, Overflow};
+use crate::base::state::{DiskState, Mode, Overflow, Role};
 use crate::base::time::Moment;
 use crate::wire::frame::Frame;
 use crate::wire::message::Message;
@@ -146,7 +146,8 @@ impl Mirror {
     pub(super) fn path(&self) -> Path {
         let mirrors = self.session.as_ref().is_some_and(|session| session.mirrors());
         if self.disk == DiskState::Diskless {
-            let granted = self.session.as_ref().is_some_and(|session| session.forwards());
+            // The authority of a primary without a disk has lost its own: nobody is left to forward to.
+            let granted = self.role == Role::Primary && self.session.as_ref().is_some_and(|session| session.forwards());
             return if granted { Path::Forward } else { Path::Held };
         }
         if mirrors {
@@ -268,7 +269,11 @@ impl Mirror {
     /// Does everything that can be done for a piece now.
     pub(super) fn drive(&mut self, key: Key, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get(key) else { return };
-        if !slot.locked || slot.failed.is_some() || slot.is_ghost() || slot.work == Work::Flush {
+        if !slot.locked || slot.is_ghost() || slot.work == Work::Flush {
+            return;
+        }
+        if slot.failed.is_some() {
+            self.conclude(key, out);
             return;
         }
         if slot.is_mutation() { self.drive_mutation(key, out) } else { self.drive_read(key, out) }

@@ -516,12 +516,12 @@ impl Mirror {
         for key in self.slots.keys() {
             if let Some(slot) = self.slots.get_mut(key)
                 && !matches!(slot.origin, super::request::Origin::Client(_))
-                && slot.local == Leg::Idle
-                && slot.locked
-                && !slot.filling
             {
                 slot.failed = Some(RequestError::Shutdown);
-                self.conclude(key, out);
+                // Who still waits for its range is concluded when it gets it.
+                if slot.locked {
+                    self.conclude(key, out);
+                }
             }
         }
     }
