@@ -237,3 +237,19 @@ fn a_target_is_not_promoted_before_it_is_done() {
     pair.restart(0);
     pair.assert_in_sync();
 }
+
+/// Rule R12: marks that can't be read are not no marks.
+#[test]
+fn unreadable_marks_mean_that_everything_is_compared() {
+    let mut pair = serving_pair();
+    pair.kill(1);
+    assert_eq!(pair.write(0, 0, &[1; 65536]), Ok(()));
+    pair.kill(0);
+    pair.nodes[0].loaded.maps_unreadable = true;
+    pair.nodes[0].loaded.dirty.clear();
+    pair.nodes[0].loaded.intents.clear();
+    pair.restart(0);
+    pair.restart(1);
+    pair.assert_in_sync();
+    assert_eq!(pair.view(0).last_resync.map(|r| r.kind), Some(ResyncKind::Compare));
+}
