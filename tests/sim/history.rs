@@ -83,6 +83,8 @@ struct Register {
     states: Vec<State>,
     pending: Vec<Pending>,
     candidates: Vec<Candidate>,
+    /// There were too many states to go on with.
+    track_lost: bool,
     /// What may be lost by force is lost: nothing is demanded.
     unchecked: bool,
     /// How many were left when they were last thinned out.
@@ -122,7 +124,7 @@ const CANDIDATES_FEW: usize = 8;
 const YOUNG: Duration = Duration::from_secs(5);
 
 /// States of one register beyond which the checker stops telling them apart.
-const STATES_MAX: usize = 200;
+const STATES_MAX: usize = 64;
 
 /// Events of a register kept for a report.
 const PAST_EVENTS: usize = 40;
@@ -285,7 +287,7 @@ impl Register {
         if self.events.is_empty() {
             return;
         }
-        if self.states.is_empty() {
+        if self.states.is_empty() && !self.track_lost {
             self.states.push(State { value: ZEROES, since: 0, used: 0, seen: 0 });
             self.candidates.push(Candidate {
                 op: 0,
@@ -351,6 +353,7 @@ impl Register {
             Event::Expired { op } => self.expire(op),
             Event::CacheLost { at, flushed_before, lost } => self.lose(at, flushed_before, lost),
             Event::Is { value } => {
+                self.track_lost = false;
                 self.states = vec![State { value, since: began, used: 0, seen: 0 }];
                 self.candidates.retain(|candidate| candidate.acknowledged.is_none());
             }
@@ -366,6 +369,9 @@ impl Register {
     fn resolve(&mut self, op: OpNumber, event: Event, sector: usize) {
         let Some(index) = self.pending.iter().position(|pending| pending.op == op) else { return };
         self.close_over_pending();
+        if self.track_lost {
+            return self.find_track(index, event, sector);
+        }
         let before: Vec<Value> = self.states.iter().map(|state| state.value).collect();
         let (bit, pending) = (1u128 << index, self.pending[index]);
         self.states
@@ -398,23 +404,28 @@ impl Register {
 
     /// Adds every state that pending operations could have led to by now.
     fn close_over_pending(&mut self) {
+        let pending = self.pending.iter().enumerate();
+        let reads: Vec<(Value, u128)> =
+            pending.filter(|(_, pending)| pending.read).map(|(index, pending)| (pending.value, 1 << index)).collect();
+        let reads_of = |value: Value| reads.iter().filter(|read| read.0 == value).fold(0, |mask, read| mask | read.1);
         let mut work = Vec::new();
         for mut state in std::mem::take(&mut self.states) {
-            state.seen |= self.reads_of(state.value);
+            state.seen |= reads_of(state.value);
             if self.add(state) {
                 work.push(state);
             }
         }
         while let Some(state) = work.pop() {
             if self.states.len() > STATES_MAX {
-                return self.blur();
+                self.lose_track();
+                return;
             }
             for index in 0..self.pending.len() {
                 let (pending, bit) = (self.pending[index], 1u128 << index);
                 if pending.read || state.used & bit != 0 {
                     continue;
                 }
-                let seen = state.seen | self.reads_of(pending.value);
+                let seen = state.seen | reads_of(pending.value);
                 let next = State { value: pending.value, since: self.clock, used: state.used | bit, seen };
                 // A value between that no read sees is as good as skipped.
                 if self.add(next) && seen != state.seen {
@@ -424,23 +435,24 @@ impl Register {
         }
     }
 
-    /// Too many operations at once to tell apart: from here, anything somebody wrote since the last durable write is
-    /// possible, and every pending read has seen what it will return. Misses violations, never invents one.
-    fn blur(&mut self) {
-        let all_reads =
-            (0..self.pending.len()).filter(|index| self.pending[*index].read).fold(0, |mask, n| mask | 1 << n);
-        let mut values: Vec<Value> = self.states.iter().map(|state| state.value).collect();
-        values.extend(self.candidates.iter().map(|candidate| candidate.value));
-        values.sort_unstable();
-        values.dedup();
-        let blurred = |value| State { value, since: self.clock, used: 0, seen: all_reads };
-        self.states = values.into_iter().map(blurred).collect();
+    /// Too many possibilities to tell apart: until a read says what the value is, anything that was written is possible.
+    /// Misses violations, never invents one.
+    fn lose_track(&mut self) {
+        self.track_lost = true;
+        self.states.clear();
     }
 
-    /// The pending reads that will return this value.
-    fn reads_of(&self, value: Value) -> u128 {
-        let reads = self.pending.iter().enumerate().filter(|(_, pending)| pending.read && pending.value == value);
-        reads.fold(0, |mask, (index, _)| mask | 1 << index)
+    /// [`Register::resolve`] when track was lost.
+    fn find_track(&mut self, index: usize, event: Event, sector: usize) {
+        let Pending { value, read, .. } = self.pending[index];
+        if read {
+            let written = self.candidates.iter().any(|candidate| candidate.value == value)
+                || self.pending.iter().any(|pending| !pending.read && pending.value == value);
+            assert!(written, "{}", self.report(event, sector, Vec::new()));
+            self.track_lost = false;
+            self.states = vec![State { value, since: self.clock, used: 0, seen: 0 }];
+        }
+        self.remove_pending(index);
     }
 
     /// Adds a state unless another one can do all that it can; says whether it was added.
@@ -457,15 +469,19 @@ impl Register {
 
     /// Whether whatever can follow `b` can follow `a`.
     fn covers(&self, a: &State, b: &State) -> bool {
-        let used_only_by_b = b.used & !a.used;
-        let free_in_a = |(index, pending): (usize, &Pending)| {
-            used_only_by_b & (1 << index) == 0 || !pending.answered || pending.began < a.since
-        };
-        a.value == b.value
-            && a.since >= b.since
-            && b.seen & !a.seen == 0
-            && a.used & !b.used == 0
-            && self.pending.iter().enumerate().all(free_in_a)
+        if a.value != b.value || a.since < b.since || b.seen & !a.seen != 0 || a.used & !b.used != 0 {
+            return false;
+        }
+        // What only `b` has used must be free in `a`, if it is to be answered.
+        let mut only_b = b.used & !a.used;
+        while only_b != 0 {
+            let pending = &self.pending[only_b.trailing_zeros() as usize];
+            if pending.answered && pending.began >= a.since {
+                return false;
+            }
+            only_b &= only_b - 1;
+        }
+        true
     }
 
     fn lose(&mut self, at: Moment, flushed_before: Moment, lost: [Moment; 2]) {
@@ -484,7 +500,7 @@ impl Register {
             *candidate =
                 Candidate { began: at, acknowledged: Some((at, 0)), durable: false, reborn: true, ..*candidate };
         }
-        for candidate in &left {
+        for candidate in left.iter().filter(|_| !self.track_lost).copied().collect::<Vec<_>>() {
             self.add(State { value: candidate.value, since: self.clock, used: 0, seen: 0 });
         }
         self.candidates = left;

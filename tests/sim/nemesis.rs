@@ -125,7 +125,7 @@ impl World {
             }
             _ => {
                 let client = self.random.below(self.clients.len() as u64) as usize;
-                let for_good = self.random.chance(0.4);
+                let for_good = self.random.chance(0.15);
                 self.client_resets(client, for_good);
             }
         }
