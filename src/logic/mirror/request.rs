@@ -578,7 +578,7 @@ impl Mirror {
         {
             out.push(Effect::Release { buffer });
         }
-        if self.rules.broken(Mutation::R2a) {
+        if self.rules.broken(Mutation::R2a) && slot.is_mutation() {
             self.intents.touch(self.now, slot.range.aligned_out(), 0);
             self.intents.sweep(self.now, std::time::Duration::ZERO, u64::MAX - 1);
             self.write_intents(out);
