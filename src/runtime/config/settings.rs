@@ -114,8 +114,8 @@ settings! {
         async_bytes_max: Size = "256MiB", "1MiB" to "64GiB";
         /// Age the oldest unacknowledged write of an asynchronous volume may reach: what a crash can lose.
         async_age_max: Duration = "5s", "10ms" to "1h";
-        /// Local writes wait until the peer has received theirs: recovery after a crash then copies little.
-        receipt_gating: bool = "true";
+        /// Local writes wait until the peer has received theirs, which `exact_recovery` needs; costs latency.
+        receipt_gating: bool = "false";
         /// After a crash of the primary, trust the survivor's memory instead of comparing the regions in use.
         /// Needs `receipt_gating` on both servers; off until it has been proven longer.
         exact_recovery: bool = "false";
