@@ -44,10 +44,6 @@ impl World {
             DiskIo::Holes { .. } => None,
             _ => this.faults.next_read.take(),
         };
-        if matches!(io, DiskIo::Flush) && fails.is_some() && this.faults.flush_drops {
-            this.cache_lost = now;
-            this.was_doomed = true;
-        }
         let flush_point = this.disk.flush_point();
         let process = this.process.as_mut().expect("alive");
         let checksum = match &io {
@@ -101,7 +97,12 @@ impl World {
                 match &io {
                     DiskIo::Flush => {
                         process.flush_failed = true;
-                        this.disk.flush_failed(std::mem::take(&mut this.faults.flush_drops));
+                        let drops = std::mem::take(&mut this.faults.flush_drops);
+                        this.disk.flush_failed(drops);
+                        if drops {
+                            this.cache_lost = self.now;
+                            this.was_doomed = true;
+                        }
                     }
                     DiskIo::Write { range, buffer, .. } => {
                         this.disk.write_in_part(range.offset, process.buffers.get(*buffer), &mut self.random);

@@ -223,8 +223,12 @@ impl History {
     /// or may hold after a power loss.
     pub fn thin_out(&mut self, now: Moment, on_disks: impl Fn(usize) -> Vec<Value>) {
         for (line, sector) in std::mem::take(&mut self.crowded) {
-            let there = on_disks(sector);
             let register = &mut self.lines[line].registers[sector];
+            // A write under way may have overwritten what a read under way returns.
+            if register.open > 0 {
+                continue;
+            }
+            let there = on_disks(sector);
             register.candidates.retain(|candidate| {
                 candidate.acknowledged.is_none_or(|(at, _)| now.since(at) < YOUNG) || there.contains(&candidate.value)
             });
@@ -242,7 +246,7 @@ impl History {
     pub fn cache_lost(&mut self, line: usize, at: Moment, lost: [Moment; 2], on_disks: impl Fn(usize) -> Vec<Value>) {
         let line = &mut self.lines[line];
         for (sector, register) in line.registers.iter_mut().enumerate() {
-            if register.candidates.len() > CANDIDATES_FEW {
+            if register.open == 0 && register.candidates.len() > CANDIDATES_FEW {
                 let there = on_disks(sector);
                 let possible =
                     |candidate: &Candidate| candidate.acknowledged.is_none() || there.contains(&candidate.value);
