@@ -191,10 +191,17 @@ impl Pair {
         Failure::new(Exit::Failed, message)
     }
 
-    /// Ends both daemons and removes the directory. May be called twice.
+    /// Ends both daemons and removes the directory. May be called twice, and while another thread still starts daemons
+    /// or has them write into it: what it adds meanwhile goes as well.
     pub fn clean_up(&self) {
-        (0..NODES.len()).for_each(|node| self.kill(node));
-        let _ = std::fs::remove_dir_all(&self.folder);
+        for _ in 0..CLEAN_UP_TRIES {
+            (0..NODES.len()).for_each(|node| self.kill(node));
+            let _ = std::fs::remove_dir_all(&self.folder);
+            if !self.folder.exists() {
+                return;
+            }
+            std::thread::sleep(CLEAN_UP_PAUSE);
+        }
     }
 
     fn command(&self, node: usize) -> Result<Command, Failure> {
@@ -209,6 +216,11 @@ impl Pair {
         self.daemons.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
+
+/// Tries to remove a directory that another thread still fills.
+const CLEAN_UP_TRIES: u32 = 100;
+/// Time between two of them.
+const CLEAN_UP_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Calls `clean_up` and ends the process when someone interrupts it.
 pub fn when_interrupted(clean_up: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
