@@ -197,7 +197,8 @@ impl Mirror {
     fn stop_persist(&mut self, out: &mut Vec<Effect>) {
         self.set_stop_step(Step::Persisting);
         self.role = Role::Secondary;
-        self.superblock.clean = true;
+        // A loss nobody was told of yet is not forgotten by an orderly stop.
+        self.superblock.clean = !self.cache_lost;
         self.persist(After::Stopped, out);
     }
 
