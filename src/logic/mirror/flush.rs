@@ -204,8 +204,11 @@ impl Mirror {
     pub(super) fn fail_flushes(&mut self, error: RequestError, out: &mut Vec<Effect>) {
         self.abandon_cycle();
         for key in std::mem::take(&mut self.flushing.next) {
-            self.reply(key, Err(error), out);
-            self.free_slot(key, out);
+            // Freeing one may take a stop's next step, which fails the others itself.
+            if self.slots.get(key).is_some() {
+                self.reply(key, Err(error), out);
+                self.free_slot(key, out);
+            }
         }
     }
 }
