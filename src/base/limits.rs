@@ -43,8 +43,10 @@ pub const REGIONS_WANTED: u64 = 16_384;
 pub const RESYNC_CHUNK_BYTES_MAX: u64 = 1 << 20;
 /// Largest chunk while clients are active, in bytes: bounds how long a client waits behind one.
 pub const RESYNC_CHUNK_BYTES_BUSY: u64 = 128 << 10;
-/// Resync bytes under way at once.
-pub const RESYNC_WINDOW_BYTES: u64 = 4 << 20;
+/// Resync bytes under way at once: reading, sending and writing each keep some of it.
+pub const RESYNC_WINDOW_BYTES: u64 = 12 << 20;
+/// Resync bytes under way at once while clients are active.
+pub const RESYNC_WINDOW_BYTES_BUSY: u64 = 4 << 20;
 /// Largest run of holes sent as one frame, in bytes: a disk that must write zeroes still answers in time.
 pub const RESYNC_ZERO_BYTES_MAX: u64 = 256 << 20;
 /// Bytes written between two flushes of the target, at most.

@@ -70,7 +70,7 @@ impl Mirror {
         let copying = self.session.as_mut().is_some_and(|session| session.source().is_some());
         self.governor.advance(self.now, copying || self.verify.is_some());
         self.pump_verify(out);
-        while self.chunk_bytes_in_flight() < RESYNC_WINDOW_BYTES && self.governor.allows() {
+        while self.chunk_bytes_in_flight() < self.governor.window_bytes() && self.governor.allows() {
             if !self.pump_one(out) {
                 break;
             }

@@ -2,7 +2,9 @@
 //! while they are not; never below a floor, so that it always gets on.
 
 use super::interface::Settings;
-use crate::base::limits::{RESYNC_CHUNK_BYTES_BUSY, RESYNC_CHUNK_BYTES_MAX};
+use crate::base::limits::{
+    RESYNC_CHUNK_BYTES_BUSY, RESYNC_CHUNK_BYTES_MAX, RESYNC_WINDOW_BYTES, RESYNC_WINDOW_BYTES_BUSY,
+};
 use crate::base::time::Moment;
 use std::time::Duration;
 
@@ -68,6 +70,11 @@ impl Governor {
     /// Bytes one chunk may have now.
     pub(super) fn chunk_bytes(&self) -> u64 {
         if self.clients_active() { RESYNC_CHUNK_BYTES_BUSY } else { RESYNC_CHUNK_BYTES_MAX }
+    }
+
+    /// Bytes that may be under way at once now.
+    pub(super) fn window_bytes(&self) -> u64 {
+        if self.clients_active() { RESYNC_WINDOW_BYTES_BUSY } else { RESYNC_WINDOW_BYTES }
     }
 
     /// Time passes; `copying` tells whether a resync or verify is at work.
@@ -180,6 +187,7 @@ mod tests {
         run(&mut governor, 5000, 1000, true);
         assert_eq!(governor.rate, settings.resync_rate_min as f64);
         assert_eq!(governor.chunk_bytes(), RESYNC_CHUNK_BYTES_BUSY);
+        assert_eq!(governor.window_bytes(), RESYNC_WINDOW_BYTES_BUSY);
         run(&mut governor, 3000, 100, true);
         assert!(governor.rate > settings.resync_rate_min as f64 * 10.0, "{}", governor.rate);
     }
@@ -191,6 +199,7 @@ mod tests {
             governor.advance(governor.now + Duration::from_millis(10), true);
         }
         assert_eq!((governor.rate, governor.chunk_bytes()), (RATE_TOP, RESYNC_CHUNK_BYTES_MAX));
+        assert_eq!(governor.window_bytes(), RESYNC_WINDOW_BYTES);
     }
 
     #[test]

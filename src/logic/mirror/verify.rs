@@ -11,7 +11,7 @@ use super::rate::Meter;
 use super::slab::Key;
 use crate::base::command::{CommandOutcome, Refusal};
 use crate::base::ids::CommandId;
-use crate::base::limits::{RESYNC_WINDOW_BYTES, VERIFY_RANGES_MAX};
+use crate::base::limits::VERIFY_RANGES_MAX;
 use crate::base::range::{BLOCK, BLOCK_SHIFT, ByteRange};
 use crate::base::state::Role;
 use crate::base::time::Moment;
@@ -86,7 +86,7 @@ impl Mirror {
     pub(super) fn pump_verify(&mut self, out: &mut Vec<Effect>) {
         while self.verify.is_some()
             && self.is_joined()
-            && self.chunk_bytes_in_flight() < RESYNC_WINDOW_BYTES
+            && self.chunk_bytes_in_flight() < self.governor.window_bytes()
             && self.governor.allows()
         {
             let (blocks, most) = (self.blocks(), (self.governor.chunk_bytes() >> BLOCK_SHIFT) as u32);
