@@ -16,11 +16,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(choice: Choice) -> Bench {
+    fn new(choice: Choice, plain: std::fs::File) -> Bench {
         let ring = Ring::new(choice).unwrap();
         let poller = Poller::new().unwrap();
         poller.add(ring.as_fd(), 1, Interest::READ).unwrap();
-        let plain = tempfile::tempfile().unwrap();
         plain.set_len(16 << 20).unwrap();
         let file = Arc::new(DiskFile::new(plain.try_clone().unwrap().into()));
         Bench { ring, pool: Pool::with_arena(8 << 20).unwrap(), poller, file, plain }
@@ -50,9 +49,16 @@ impl Bench {
     }
 }
 
+/// A file that is in memory on any machine.
+fn in_memory() -> std::fs::File {
+    nix::sys::memfd::memfd_create("disk", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap().into()
+}
+
+/// Both engines, and a file that wants neither.
 fn both(test: impl Fn(Bench)) {
-    test(Bench::new(Choice::Threads));
-    let bench = Bench::new(Choice::Automatic);
+    test(Bench::new(Choice::Threads, tempfile::tempfile().unwrap()));
+    test(Bench::new(Choice::Automatic, in_memory()));
+    let bench = Bench::new(Choice::Automatic, tempfile::tempfile().unwrap());
     match bench.ring.fallback_reason() {
         None => test(bench),
         Some(reason) => eprintln!("skipped with io_uring: {reason}"),
@@ -86,6 +92,17 @@ fn what_is_written_is_read() {
             }
         }
     });
+}
+
+#[test]
+fn a_file_in_memory_is_not_waited_for() {
+    let mut bench = Bench::new(Choice::Threads, in_memory());
+    bench.start(1, Action::Write { offset: 0, length: 4096, from: Memory::Own(AlignedBytes::zeroed(4096)), fua: true });
+    assert!(!bench.ring.has_finished(), "nothing happens before the turn's end");
+    bench.ring.submit().unwrap();
+    assert!(bench.ring.has_finished());
+    assert_eq!(bench.finish(1)[0].result, Ok(()));
+    assert!(!bench.ring.has_finished());
 }
 
 #[test]

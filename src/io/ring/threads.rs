@@ -1,6 +1,6 @@
 //! The engine for where io_uring is forbidden: a few threads that make the system calls one by one.
 
-use super::{Job, Step};
+use super::{Job, Step, carry_out};
 use crate::base::limits::DISK_THREADS;
 use crate::io::poller::{eventfd_drain, eventfd_signal, new_eventfd};
 use std::collections::VecDeque;
@@ -104,27 +104,4 @@ impl Shared {
             state.finished.push((slot, result));
         }
     }
-}
-
-/// Makes the system call; the count, or the negative errno.
-fn carry_out(fd: RawFd, step: Step) -> i32 {
-    // SAFETY: the descriptor is open and the memory valid and unused by others until the step is finished, because the
-    // ring's slot owns both (and leaks them rather than end them early).
-    let result = unsafe {
-        match step {
-            Step::Read { pointer, length, offset } => {
-                libc::pread(fd, pointer.cast(), length as usize, offset as libc::off_t)
-            }
-            Step::Write { pointer, length, offset, durable } => {
-                let part = libc::iovec { iov_base: pointer.cast_mut().cast(), iov_len: length as usize };
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                libc::pwritev2(fd, &part, 1, offset as libc::off_t, flags)
-            }
-            Step::Sync => libc::fdatasync(fd) as isize,
-            Step::Allocate { mode, offset, length } => {
-                libc::fallocate(fd, mode, offset as libc::off_t, length as libc::off_t) as isize
-            }
-        }
-    };
-    if result < 0 { -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) } else { result as i32 }
 }
