@@ -8,6 +8,7 @@ pub mod time;
 pub mod generation;
 pub mod state;
 
+pub mod arbiter;
 pub mod error;
 
 pub mod command;
