@@ -59,6 +59,18 @@ pub enum Mode {
 }
 words!(Mode { Sync => "sync", Memory => "memory", Async => "async" });
 
+/// Who keeps the two nodes from going on alone at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exclusion {
+    /// Nobody needs to: the standby takes over only by an operator's order.
+    #[default]
+    Operator,
+    /// The failover group: every way to serve alone is asked for, and serving beside a peer needs its permit.
+    Group,
+}
+words!(Exclusion { Operator => "operator", Group => "group" });
+
 /// What an asynchronous volume does when its send buffer is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

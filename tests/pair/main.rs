@@ -1,6 +1,7 @@
 //! Two cores joined by a perfect link and perfect disks: what must work before anything goes wrong.
 //! Faults are the simulator's business (`tests/sim`); here each story is a page.
 
+mod group;
 mod world;
 
 use twinblock::base::command::{Command, CommandOutcome};

@@ -22,12 +22,13 @@ pub const BLOCKS: usize = 512;
 /// log2 of the bytes of an intent region.
 pub const REGION_SHIFT: u32 = 16;
 
-fn settings(node: u8) -> Settings {
+fn settings(node: u8, exclusion: Exclusion) -> Settings {
     Settings {
         name: "vol0".into(),
         node: NodeId(node),
         node_names: ["alpha".into(), "beta".into()],
         volume: Uuid(7),
+        exclusion,
         mode: Mode::Sync,
         overflow: Overflow::Block,
         async_bytes_max: 1 << 20,
@@ -71,9 +72,9 @@ fn fresh_superblock(node: u8, device: u128) -> Superblock {
     }
 }
 
-fn start(node: u8, loaded: Loaded, incarnation: u64) -> Mirror {
+fn start(node: u8, exclusion: Exclusion, loaded: Loaded, incarnation: u64) -> Mirror {
     let identity = Identity { incarnation: Incarnation(incarnation), boot: BootId(1), seed: incarnation };
-    Mirror::new(settings(node), identity, Some(loaded))
+    Mirror::new(settings(node, exclusion), identity, Some(loaded))
 }
 
 pub struct Node {
@@ -86,11 +87,21 @@ pub struct Node {
     outcomes: BTreeMap<CommandId, CommandOutcome>,
     /// Every write of the data disk fails.
     pub broken: bool,
+    /// Reads of clients are answered only by [`Pair::finish_slow`].
+    pub slow: bool,
+    owed: Vec<OpId>,
     pub stopped: bool,
+    exclusion: Exclusion,
+    /// What it asked the group and has no answer to.
+    pub asked: Vec<(u64, PassageWish)>,
 }
 
 impl Node {
     pub fn new(node: u8, device: u128) -> Node {
+        Node::excluded_by(Exclusion::Operator, node, device)
+    }
+
+    fn excluded_by(exclusion: Exclusion, node: u8, device: u128) -> Node {
         let loaded = Loaded {
             superblock: fresh_superblock(node, device),
             capacity_bytes: BLOCKS as u64 * BLOCK,
@@ -101,7 +112,7 @@ impl Node {
             superblock_suspect: false,
         };
         Node {
-            core: start(node, loaded.clone(), 10 + u64::from(node)),
+            core: start(node, exclusion, loaded.clone(), 10 + u64::from(node)),
             disk: vec![0; BLOCKS * BLOCK as usize],
             loaded,
             buffers: BTreeMap::new(),
@@ -109,7 +120,11 @@ impl Node {
             replies: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             broken: false,
+            slow: false,
+            owed: Vec::new(),
             stopped: false,
+            exclusion,
+            asked: Vec::new(),
         }
     }
 
@@ -192,7 +207,16 @@ pub struct Pair {
 
 impl Pair {
     pub fn new() -> Pair {
-        let nodes = [Node::new(0, 100), Node::new(1, 101)];
+        Pair::excluded_by(Exclusion::Operator)
+    }
+
+    /// A pair whose nodes ask a failover group.
+    pub fn in_group() -> Pair {
+        Pair::excluded_by(Exclusion::Group)
+    }
+
+    fn excluded_by(exclusion: Exclusion) -> Pair {
+        let nodes = [Node::excluded_by(exclusion, 0, 100), Node::excluded_by(exclusion, 1, 101)];
         let mut pair =
             Pair { nodes, now: Moment(1), link: None, cut: false, down: [false; 2], numbers: 0, wire: VecDeque::new() };
         pair.run();
@@ -223,6 +247,7 @@ impl Pair {
     fn carry_out(&mut self, node: usize, effect: Effect, answers: &mut Vec<Input>) {
         let me = &mut self.nodes[node];
         match effect {
+            Effect::Disk { op, io: DiskIo::Read { .. } } if me.slow => me.owed.push(op),
             Effect::Disk { op, io } => answers.push(Input::DiskDone { op, result: me.io(io) }),
             Effect::Persist { op, record } => {
                 me.record(record);
@@ -234,6 +259,8 @@ impl Pair {
             Effect::Reply { request } => {
                 assert!(me.replies.insert(request.id, request.outcome).is_none(), "a piece settles once");
             }
+            Effect::AskPassage { passage, wish } => me.asked.push((passage, wish)),
+            Effect::PassageWithdrawn { passage } => me.asked.retain(|(asked, _)| *asked != passage),
             Effect::Copy { from, to } => {
                 let size = me.buffers[&to].len();
                 let bytes = from.map_or(vec![0; size], |from| me.buffers[&from].clone());
@@ -291,6 +318,50 @@ impl Pair {
         }
     }
 
+    /// The group answers the one question that a node has asked.
+    pub fn answer(&mut self, node: usize, answer: PassageAnswer) {
+        let (passage, _) = self.nodes[node].asked.pop().expect("the node asked");
+        assert!(self.nodes[node].asked.is_empty(), "one question at a time");
+        self.give(node, Input::PassageAnswered { passage, answer });
+        self.run();
+    }
+
+    /// The group's permit to read: for so long from now, or without an end.
+    pub fn permit(&mut self, node: usize, time: Option<Duration>) {
+        let until = time.map(|time| self.now + time);
+        self.give(node, Input::Permit { until });
+        self.deliver();
+    }
+
+    /// Hands in a piece without waiting for its end.
+    pub fn begin(&mut self, node: usize, action: Action) -> RequestId {
+        let id = RequestId(self.number());
+        self.give(node, Input::Request(Request { id, action }));
+        id
+    }
+
+    /// Answers the reads that a slow disk owes.
+    pub fn finish_slow(&mut self, node: usize) {
+        for op in std::mem::take(&mut self.nodes[node].owed) {
+            self.give(node, Input::DiskDone { op, result: Ok(Completion::Done) });
+        }
+    }
+
+    /// A buffer of one block, for a read.
+    pub fn buffer(&mut self, node: usize) -> BufferId {
+        self.nodes[node].buffer(vec![0; BLOCK as usize])
+    }
+
+    /// Takes a read's buffer back.
+    pub fn take_buffer(&mut self, node: usize, buffer: BufferId) -> Vec<u8> {
+        self.nodes[node].buffers.remove(&buffer).expect("the buffer is the client's again")
+    }
+
+    /// How a piece ended, if it has.
+    pub fn ended(&self, node: usize, id: RequestId) -> Option<Outcome> {
+        self.nodes[node].replies.get(&id).copied()
+    }
+
     /// Delivers everything, lets six seconds pass, reconnects where it may.
     pub fn run(&mut self) {
         for _ in 0..60 {
@@ -325,19 +396,24 @@ impl Pair {
 
     /// Hands in a piece, runs, and returns how it ended.
     pub fn request(&mut self, node: usize, action: Action) -> Outcome {
-        let id = RequestId(self.number());
-        self.give(node, Input::Request(Request { id, action }));
+        let id = self.begin(node, action);
         self.run();
-        *self.nodes[node].replies.get(&id).expect("the piece settled")
+        self.ended(node, id).expect("the piece settled")
     }
 
     pub fn write(&mut self, node: usize, offset: u64, bytes: &[u8]) -> Outcome {
+        let action = self.writing(node, offset, bytes);
+        self.request(node, action)
+    }
+
+    /// A write of these bytes.
+    pub fn writing(&mut self, node: usize, offset: u64, bytes: &[u8]) -> Action {
         let range = ByteRange::new(offset, bytes.len() as u64);
         let mut content = vec![0xee; range.aligned_out().length as usize];
         let at = (offset % BLOCK) as usize;
         content[at..at + bytes.len()].copy_from_slice(bytes);
         let buffer = self.nodes[node].buffer(content);
-        self.request(node, Action::Write { range, buffer, fua: false })
+        Action::Write { range, buffer, fua: false }
     }
 
     pub fn read(&mut self, node: usize, offset: u64, length: u64) -> Result<Vec<u8>, RequestError> {
@@ -358,7 +434,9 @@ impl Pair {
 
     pub fn restart(&mut self, node: usize) {
         let incarnation = 1000 + self.number();
-        self.nodes[node].core = start(node as u8, self.nodes[node].loaded.clone(), incarnation);
+        self.nodes[node].core =
+            start(node as u8, self.nodes[node].exclusion, self.nodes[node].loaded.clone(), incarnation);
+        self.nodes[node].asked.clear();
         self.nodes[node].stopped = false;
         self.down[node] = false;
         self.run();

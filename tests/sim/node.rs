@@ -13,7 +13,7 @@ use twinblock::base::command::Command;
 use twinblock::base::error::DiskError;
 use twinblock::base::ids::{BootId, BufferId, CommandId, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
 use twinblock::base::range::{BLOCK, ByteRange};
-use twinblock::base::state::DiskState;
+use twinblock::base::state::{DiskState, Exclusion};
 use twinblock::base::time::Moment;
 use twinblock::logic::mirror::Mirror;
 use twinblock::logic::mirror::interface::{DiskIo, Identity, Input, Settings};
@@ -313,6 +313,7 @@ pub fn settings(config: &Config, node: usize) -> Settings {
         node: NodeId(node as u8),
         node_names: NAMES.map(String::from),
         volume: metadata::VOLUME,
+        exclusion: Exclusion::Operator,
         mode: config.mode,
         overflow: config.overflow,
         async_bytes_max: config.async_bytes_max,

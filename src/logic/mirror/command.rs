@@ -50,13 +50,11 @@ impl Pending {
 
 impl Mirror {
     pub(super) fn command(&mut self, id: CommandId, command: Command, out: &mut Vec<Effect>) {
-        if self.pending.stopping.is_some() {
-            let refusal = Refusal::new("stopping", "The daemon is stopping.", "Start it again first.");
-            out.push(Effect::CommandDone { id, outcome: CommandOutcome::Refused(refusal) });
+        if self.refused_stopping(id, out) {
             return;
         }
         match command {
-            Command::Promote { force } => self.promote(id, force, out),
+            Command::Promote { force } => self.promote(id, force, None, out),
             Command::Demote { force } => self.demote(id, force, out),
             Command::Resync { full, compare, discard_ours } => {
                 let outcome = self.resync_wanted(full, compare, discard_ours, out);
@@ -69,7 +67,24 @@ impl Mirror {
         }
     }
 
-    fn promote(&mut self, id: CommandId, force: bool, out: &mut Vec<Effect>) {
+    /// The failover group hands the volume over.
+    pub(super) fn handover(&mut self, id: CommandId, epoch: Epoch, out: &mut Vec<Effect>) {
+        if !self.refused_stopping(id, out) {
+            self.promote(id, false, Some(epoch), out);
+        }
+    }
+
+    fn refused_stopping(&self, id: CommandId, out: &mut Vec<Effect>) -> bool {
+        let stopping = self.pending.stopping.is_some();
+        if stopping {
+            let refusal = Refusal::new("stopping", "The daemon is stopping.", "Start it again first.");
+            out.push(Effect::CommandDone { id, outcome: CommandOutcome::Refused(refusal) });
+        }
+        stopping
+    }
+
+    /// Becomes primary. `epoch` is the failover group's, where there is one and its record names this node already.
+    pub(super) fn promote(&mut self, id: CommandId, force: bool, epoch: Option<Epoch>, out: &mut Vec<Effect>) {
         if self.role == Role::Primary && !self.door.is_taking_over() {
             let done = CommandOutcome::Done("already primary".into());
             out.push(Effect::CommandDone { id, outcome: done });
@@ -78,7 +93,8 @@ impl Mirror {
         match self.promotion_way(force) {
             Err(refusal) => out.push(Effect::CommandDone { id, outcome: CommandOutcome::Refused(refusal) }),
             Ok(Way::Claim) => {
-                let epoch = Epoch(self.superblock.seen_epoch.0 + 1);
+                let next = Epoch(self.superblock.seen_epoch.0 + 1);
+                let epoch = epoch.unwrap_or(next).max(next);
                 self.pending.promotion = Some(Promotion { id, claim: Some(epoch) });
                 self.send(Message::Claim { epoch }, out);
             }
@@ -197,7 +213,8 @@ impl Mirror {
                 ));
             }
         }
-        if self.superblock.peer_outdated {
+        if self.superblock.peer_outdated || self.is_in_group() {
+            // The group knows whether the peer is excluded, and is asked at the door.
             return Ok(Way::Takeover);
         }
         let behind = self.settings.mode == Mode::Async && !self.peer_left;

@@ -6,6 +6,7 @@
 //! | `request` | a client's piece, from lock to reply |
 //! | `flush` | flush cycles and what they make stable |
 //! | `door` | going on alone, taking over, giving authority |
+//! | `exclusion` | what the failover group is asked, and its permit to read |
 //! | `session` | a session's life up to the decision |
 //! | `source`, `chunk` | a resync's giving side |
 //! | `target` | what the receiving side applies |
@@ -17,6 +18,7 @@
 use super::chunk::Chunk;
 use super::command::Pending;
 use super::door::Door;
+use super::exclusion::Word;
 use super::flush::Flushing;
 use super::handshake;
 use super::housekeeping::Timers;
@@ -89,6 +91,7 @@ pub struct Mirror {
     pub(super) gated: BTreeSet<u64>,
     pub(super) flushing: Flushing,
     pub(super) door: Door,
+    pub(super) word: Word,
     pub(super) session: Option<Session>,
     pub(super) applying: Applying,
     /// A sentence on the last session's end, for status.
@@ -237,6 +240,7 @@ impl Mirror {
             gated: BTreeSet::new(),
             flushing: Flushing::default(),
             door: Door::Closed,
+            word: Word::default(),
             session: None,
             applying: Applying::default(),
             link_reason: None,
@@ -312,6 +316,9 @@ impl Mirror {
             Input::LinkDown { session, reason } => self.link_down(session, reason, out),
             Input::Frame { session, frame } => self.frame(session, frame, out),
             Input::PeerProbed { refused } => self.peer_probed(refused, out),
+            Input::PassageAnswered { passage, answer } => self.passage_answered(passage, answer, out),
+            Input::Handover { id, epoch } => self.handover(id, epoch, out),
+            Input::Permit { until } => self.permitted(until, out),
             Input::Command { id, command } => self.command(id, command, out),
             Input::Attach { id, loaded } => self.attach(id, *loaded, out),
             Input::Stop => self.stop(out),

@@ -1,17 +1,20 @@
 //! The one door through which a node goes on alone (DESIGN D2, A.9, E.3).
 //!
 //! ```text
-//! Closed ─► Draining ─► Flushing ─► Persisting ─► Open
-//!           local I/O   local disk   generation    acknowledge alone
-//!           ends        (R3)         (R4)
+//! Closed ─► Draining ─► Flushing ─► Asking ─► Persisting ─► Open
+//!           local I/O   local disk   the       generation    acknowledge alone
+//!           ends        (R3)         group     (R4)
 //! ```
 //! The same door for a primary that lost its peer, for a secondary that takes over, and for a secondary that becomes the
 //! only authority for a primary without a disk. A primary goes through it only when a mutation waits, so a link that
-//! comes back before any write costs nothing. In mode `manual` nothing has to be excluded: the peer never promotes
-//! itself, and an operator may promote it without force only when this process is known to be gone.
+//! comes back before any write costs nothing.
+//!
+//! Without a failover group nothing has to be excluded and nobody is asked: the peer never promotes itself, and an
+//! operator may promote it without force only when this process is known to be gone. With one (`exclusion.rs`) the group
+//! answers when the peer can no longer serve.
 
 use super::core::{After, Mirror, Op};
-use super::interface::{DiskIo, Effect, Note};
+use super::interface::{DiskIo, Effect, Note, PassageWish};
 use super::mutation::Mutation;
 use crate::base::error::DiskError;
 use crate::base::ids::Epoch;
@@ -28,6 +31,8 @@ pub(super) enum Door {
     Draining(Purpose),
     /// The local disk flushes.
     Flushing(Purpose),
+    /// The failover group is asked to exclude the peer.
+    Asking(Purpose),
     /// The new generation is being made durable.
     Persisting(Purpose),
     /// This node is the only authority.
@@ -59,8 +64,14 @@ impl Door {
             self,
             Door::Draining(Purpose::Takeover { .. })
                 | Door::Flushing(Purpose::Takeover { .. })
+                | Door::Asking(Purpose::Takeover { .. })
                 | Door::Persisting(Purpose::Takeover { .. })
         )
+    }
+
+    /// Whether the failover group is being asked.
+    pub(super) fn is_asking(self) -> bool {
+        matches!(self, Door::Asking(_))
     }
 
     /// Whether it is being gone through.
@@ -78,13 +89,18 @@ impl Mirror {
             }
             return;
         }
+        let reason = match &self.disk_reason {
+            Some(reason) => format!("no local disk ({reason}) and no copy at {} to serve from", self.peer_name()),
+            None => format!("no local disk and no copy at {} to serve from", self.peer_name()),
+        };
+        self.held_for(&reason, out);
+    }
+
+    /// Requests are held for this reason, from now on if they were not before.
+    pub(super) fn held_for(&mut self, reason: &str, out: &mut Vec<Effect>) {
         if self.held_since.is_none() {
-            let reason = match &self.disk_reason {
-                Some(reason) => format!("no local disk ({reason}) and no copy at {} to serve from", self.peer_name()),
-                None => format!("no local disk and no copy at {} to serve from", self.peer_name()),
-            };
-            self.note(Note::Held { reason: reason.clone() }, out);
-            self.held_since = Some((self.now, reason));
+            self.note(Note::Held { reason: reason.into() }, out);
+            self.held_since = Some((self.now, reason.into()));
         }
     }
 
@@ -93,6 +109,8 @@ impl Mirror {
     pub(super) fn may_go_alone(&self) -> bool {
         match &self.session {
             Some(session) => !session.is_deciding(),
+            // The group's answer waits for what has to be waited for.
+            None if self.is_in_group() => true,
             None => self.peer_gone || self.now.since(self.link_lost) >= SOLO_AFTER,
         }
     }
@@ -130,11 +148,27 @@ impl Mirror {
             return;
         }
         let Door::Flushing(purpose) = self.door else { return };
-        self.door = Door::Persisting(purpose);
+        let wish = match purpose {
+            Purpose::Solo => Some(PassageWish::Solo),
+            Purpose::Takeover { .. } => Some(PassageWish::Takeover),
+            // The primary asks, before it acknowledges what this node alone has.
+            Purpose::Authority => None,
+        };
+        if let Some(wish) = wish.filter(|_| self.is_in_group()) {
+            self.door = Door::Asking(purpose);
+            self.ask_passage(wish, out);
+            return;
+        }
         let epoch = match purpose {
             Purpose::Takeover { .. } => Epoch(self.superblock.seen_epoch.0 + 1),
             Purpose::Solo | Purpose::Authority => self.superblock.seen_epoch,
         };
+        self.pass(purpose, epoch, out);
+    }
+
+    /// The peer is excluded: makes durable that this node alone counts.
+    pub(super) fn pass(&mut self, purpose: Purpose, epoch: Epoch, out: &mut Vec<Effect>) {
+        self.door = Door::Persisting(purpose);
         self.superblock.seen_epoch = epoch;
         if let Purpose::Takeover { forced } = purpose {
             self.superblock.primary_epoch = epoch;

@@ -38,6 +38,7 @@ impl Mirror {
         }
         self.disk = DiskState::Diskless;
         self.disk_reason = Some(reason.clone());
+        self.withdraw_passage(out);
         self.door = Door::Closed;
         self.note(Note::DiskChanged { disk: DiskState::Diskless, reason: reason.clone() }, out);
         out.push(Effect::CloseDisk);

@@ -12,10 +12,11 @@
 
 use crate::base::command::{Command, CommandOutcome};
 use crate::base::error::DiskError;
-use crate::base::ids::{BootId, BufferId, CommandId, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
+use crate::base::ids::{BootId, BufferId, CommandId, Epoch, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
 use crate::base::range::ByteRange;
 use crate::base::request::{Outcome, Request};
-use crate::base::state::{DiskState, Mode, Overflow, ResyncKind, Role};
+use crate::base::state::{DiskState, Exclusion, Mode, Overflow, ResyncKind, Role};
+use crate::base::time::Moment;
 use crate::wire::frame::Frame;
 use crate::wire::metadata::record::{Loaded, Record};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub node_names: [String; 2],
     /// Identity of the volume.
     pub volume: Uuid,
+    /// Who keeps the two nodes from going on alone at the same time.
+    pub exclusion: Exclusion,
     /// When a write is acknowledged.
     pub mode: Mode,
     /// What an asynchronous volume does when its buffer is full.
@@ -115,6 +118,25 @@ pub enum Input {
         /// Every address of the peer refused the connection: its daemon does not run.
         refused: bool,
     },
+    /// The answer to [`Effect::AskPassage`]. One to a question that was withdrawn is ignored.
+    PassageAnswered {
+        /// Which question.
+        passage: u64,
+        /// The answer.
+        answer: PassageAnswer,
+    },
+    /// The group hands the volume to this node: promote it, as if by an operator, in the epoch of the group's record.
+    Handover {
+        /// Echoed in the outcome.
+        id: CommandId,
+        /// The record's epoch.
+        epoch: Epoch,
+    },
+    /// Until when this node may serve reads, [`Exclusion::Group`] only: it has no permit before the first of these.
+    Permit {
+        /// `None` when nobody else can take over, so that none is needed.
+        until: Option<Moment>,
+    },
     /// An operator's command.
     Command {
         /// Echoed in the outcome.
@@ -133,6 +155,34 @@ pub enum Input {
     Stop,
     /// The deadline of [`super::Mirror::next_deadline`] has come (or any other reason to look at the clock).
     Tick,
+}
+
+/// What changes who may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PassageWish {
+    /// It is primary and lost its peer, which must be excluded.
+    Solo,
+    /// It is secondary and wants to be primary, which excludes the peer.
+    Takeover,
+    /// It is primary without a disk and its peer has the only good copy: only then may it acknowledge what it forwards.
+    PeerOnly,
+    /// It is a resync's source and about to tell its target that it is up to date, so that the peer may take over again.
+    Qualify,
+}
+
+/// Whether a wish is granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PassageAnswer {
+    /// It is; `epoch` is the record's, never below one seen before.
+    Granted {
+        /// Every frame carries it from here on.
+        epoch: Epoch,
+    },
+    /// The peer was faster, or this node is not fit. A primary steps down.
+    Denied {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What a disk operation yields.
@@ -241,6 +291,19 @@ pub enum Effect {
     },
     /// Look whether anyone listens at the peer's addresses. Answered by [`Input::PeerProbed`].
     ProbePeer,
+    /// May this node do what changes who may serve? Everything else that its wish needs is done: before it serves
+    /// alone, what it holds is flushed. [`Exclusion::Group`] only; answered by [`Input::PassageAnswered`], however long that takes.
+    AskPassage {
+        /// Echoed in the answer.
+        passage: u64,
+        /// What for.
+        wish: PassageWish,
+    },
+    /// The question needs no answer any more: the peer is back, or the disk is gone.
+    PassageWithdrawn {
+        /// Which.
+        passage: u64,
+    },
     /// A piece is settled. A read's buffer belongs to the runtime again.
     Reply {
         /// The piece.
@@ -387,6 +450,7 @@ pub(crate) mod tests_support {
             node: NodeId(0),
             node_names: ["alpha".into(), "beta".into()],
             volume: Uuid(7),
+            exclusion: Exclusion::Operator,
             mode: Mode::Sync,
             overflow: Overflow::Block,
             async_bytes_max: 1 << 20,

@@ -141,7 +141,10 @@ impl Mirror {
                 self.set_stop_step(Step::Flushing(self.flushing.number() + 1));
                 self.flush_to_leave(out);
             }
-            Step::Draining if late => self.fail_all(out),
+            Step::Draining if late => {
+                self.withdraw_passage(out);
+                self.fail_all(out);
+            }
             Step::Flushing(number) if self.flushing.completed >= number => self.stop_maps(out),
             Step::Flushing(_) if self.flushing.is_idle() => {
                 self.set_stop_step(Step::Flushing(self.flushing.number() + 1));

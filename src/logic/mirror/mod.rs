@@ -16,6 +16,7 @@ mod chunk;
 mod command;
 mod core;
 mod door;
+mod exclusion;
 mod failure;
 mod flush;
 mod housekeeping;

@@ -598,6 +598,10 @@ impl Mirror {
             return;
         }
         let whole = slot.range.aligned_out();
+        if matches!(slot.origin, Origin::Client(_)) && !self.may_read() {
+            self.hold_read(out);
+            return;
+        }
         match (self.disk, slot.work) {
             (DiskState::UpToDate, Work::Read(Some(buffer))) => {
                 self.slots[key].local = Leg::Busy;
@@ -636,6 +640,11 @@ impl Mirror {
         }
         match result {
             _ if slot.failed.is_some() => self.conclude(key, out),
+            Ok(_) if !self.may_read() => {
+                // Read too late to be shown; again when it may be.
+                self.slots[key].local = Leg::Idle;
+                self.hold_read(out);
+            }
             Ok(_) => {
                 self.reply(key, Ok(()), out);
                 self.free_slot(key, out);

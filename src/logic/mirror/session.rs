@@ -259,6 +259,7 @@ impl Mirror {
         self.note(Note::SessionBegan, out);
         self.peer_gone = false;
         self.session = Some(Session::new(id, self.now, self.sequence + 1));
+        self.withdraw_solo(out);
         self.begin_session_if_ready(out);
     }
 
@@ -416,6 +417,7 @@ impl Mirror {
     /// Ends service at once: clients are cut and what is held fails. Late local writes are covered by their intents.
     pub(super) fn stop_serving(&mut self, reason: &str, out: &mut Vec<Effect>) {
         self.role = Role::Secondary;
+        self.withdraw_all(out);
         self.door = Door::Closed;
         self.note(Note::RoleChanged { role: Role::Secondary, reason: reason.into() }, out);
         out.push(Effect::CutClients { reason: reason.into() });
@@ -424,6 +426,7 @@ impl Mirror {
 
     /// Fails every client piece that nobody will serve here.
     pub(super) fn fail_all(&mut self, out: &mut Vec<Effect>) {
+        self.withdraw_solo(out);
         self.fail_flushes(RequestError::Shutdown, out);
         for key in self.slots.keys() {
             // Freeing one may have freed others.
@@ -465,6 +468,7 @@ impl Mirror {
     pub(super) fn link_down(&mut self, id: SessionId, reason: String, out: &mut Vec<Effect>) {
         let Some(session) = self.session.take_if(|session| session.id == id) else { return };
         self.note(Note::SessionEnded { reason: reason.clone() }, out);
+        self.withdraw_with_session(out);
         self.was_joined = matches!(session.phase, Phase::Joined);
         self.link_lost = self.now;
         self.peer_answered = session.answered;

@@ -11,7 +11,7 @@
 
 use super::core::{After, Mirror, Op};
 use super::handshake::{Rule, Side, Sync};
-use super::interface::{DiskIo, Effect, Note};
+use super::interface::{DiskIo, Effect, Note, PassageWish};
 use super::marks::deserialise_part;
 use super::mutation::Mutation;
 use super::rate::Meter;
@@ -409,12 +409,21 @@ impl Mirror {
     }
 
     fn source_is_durable(&mut self, out: &mut Vec<Effect>) {
-        let current = self.superblock.lineage.current;
         let Some(source) = self.session.as_mut().and_then(|session| session.source()) else { return };
         if !matches!(source.stage, Stage::Flushing { busy: true, .. }) {
             return;
         }
         source.stage = Stage::Offering;
+        if self.is_in_group() && self.role == Role::Primary {
+            self.ask_passage(PassageWish::Qualify, out);
+        } else {
+            self.offer(out);
+        }
+    }
+
+    /// Makes durable that the target may hold our generation from now on.
+    pub(super) fn offer(&mut self, out: &mut Vec<Effect>) {
+        let current = self.superblock.lineage.current;
         if self.cover.contains(&current) {
             self.offer_adoption(out);
         } else {

@@ -8,7 +8,7 @@
 use super::core::{After, Mirror, Op};
 use super::door::{Door, Purpose};
 use super::handshake::Sync;
-use super::interface::{Completion, DiskIo, Effect, Note};
+use super::interface::{Completion, DiskIo, Effect, Note, PassageWish};
 use super::marks::serialise_in_parts;
 use super::mutation::Mutation;
 use super::request::{Origin, Work};
@@ -554,10 +554,19 @@ impl Mirror {
             self.session.as_ref().is_some_and(|session| matches!(session.phase, Phase::Forwarding { granted: false }));
         if forwarding && self.disk == DiskState::Diskless && self.role == Role::Primary {
             self.superblock.lineage = lineage;
-            self.set_phase(Phase::Forwarding { granted: true });
-            self.held_since = None;
-            self.drive_all(out);
+            if self.is_in_group() {
+                self.ask_passage(PassageWish::PeerOnly, out);
+            } else {
+                self.forward_from_now(out);
+            }
         }
+    }
+
+    /// What this primary holds goes to the peer, which alone counts.
+    pub(super) fn forward_from_now(&mut self, out: &mut Vec<Effect>) {
+        self.set_phase(Phase::Forwarding { granted: true });
+        self.held_since = None;
+        self.drive_all(out);
     }
 
     /// A node without a disk reads here.

@@ -26,6 +26,7 @@ use self::problem::{Problem, Problems};
 use self::secret::Secret;
 use self::settings::{DaemonSettings, VolumeSettings};
 use crate::base::ids::{NodeId, Uuid};
+use crate::base::state::Exclusion;
 use crate::logic::mirror::interface::Settings;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -154,6 +155,7 @@ impl Config {
             node: self.node,
             node_names: [self.nodes[0].name.clone(), self.nodes[1].name.clone()],
             volume: self.volume_uuid(&volume.name),
+            exclusion: Exclusion::Operator,
             mode: settings.mode,
             overflow: settings.overflow,
             async_bytes_max: settings.async_bytes_max.0,

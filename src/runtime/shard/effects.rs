@@ -29,6 +29,8 @@ impl Shard {
                     self.note_ended_session();
                 }
                 Effect::ProbePeer => self.tell(ShardEvent::ProbeWanted),
+                Effect::AskPassage { passage, wish } => self.tell(ShardEvent::PassageAsked { passage, wish }),
+                Effect::PassageWithdrawn { passage } => self.tell(ShardEvent::PassageWithdrawn { passage }),
                 Effect::Reply { request } => self.clients.reply(request.id, request.outcome, &mut self.pool),
                 Effect::Copy { from, to } => self.pool.copy(from, to),
                 Effect::Release { buffer } => self.pool.release(buffer),
