@@ -150,3 +150,16 @@ pub const LINK_LINGERING_MAX: usize = 4;
 pub const SHARD_STOP_TIME_MAX: Duration = Duration::from_secs(1);
 /// Idle time after which a shard gives its buffers' memory back.
 pub const POOL_TRIM_AFTER: Duration = Duration::from_secs(10);
+
+/// Heartbeat paths of a pair, networks and the replication link together: bounds a heartbeat to one datagram.
+pub const HEARTBEAT_PATHS_MAX: usize = 8;
+/// Heartbeats of one path that may be missed in a row before it counts as down.
+pub const HEARTBEAT_MISSES: u32 = 5;
+/// Lives of the peer's daemon that ended and are remembered, so that their heartbeats, late or replayed, mean nothing.
+pub const INCARNATIONS_REMEMBERED: usize = 16;
+/// Time a step of a group's plan has beyond its deadline to say how it ended.
+pub const STEP_GRACE: Duration = Duration::from_secs(2);
+/// Age up to which a look at the arbiter's record is new enough to propose a change on.
+pub const ARBITER_FRESH: Duration = Duration::from_secs(1);
+/// Rounds in which one input may change a group's state; more would be two decisions that undo each other.
+pub const GROUP_DECISIONS_MAX: usize = 32;

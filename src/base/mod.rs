@@ -6,6 +6,7 @@ pub mod range;
 pub mod time;
 
 pub mod generation;
+pub mod group;
 pub mod state;
 
 pub mod arbiter;
@@ -14,3 +15,5 @@ pub mod error;
 pub mod command;
 pub mod request;
 pub mod view;
+
+pub mod heartbeat;
