@@ -163,3 +163,15 @@ pub const STEP_GRACE: Duration = Duration::from_secs(2);
 pub const ARBITER_FRESH: Duration = Duration::from_secs(1);
 /// Rounds in which one input may change a group's state; more would be two decisions that undo each other.
 pub const GROUP_DECISIONS_MAX: usize = 32;
+
+/// Bytes of a group's record in the arbiter: names of 64 bytes four times, numbers, and room.
+pub const ARBITER_RECORD_BYTES_MAX: usize = 4096;
+/// Bytes of one answer of an etcd: a record in base64 with its key and headers, several times over.
+pub const ARBITER_ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Old records kept in an arbiter's directory, for people: each is one change of the owner or of who is in sync.
+pub const ARBITER_RECORDS_KEPT: u64 = 64;
+/// Files looked at in an arbiter's directory: more were put there by somebody else.
+pub const ARBITER_FILES_MAX: usize = 4096;
+/// How long the peer may be heard without its sign in the arbiter's directory changing: several looks of either side,
+/// and longer than network file systems remember what a directory held.
+pub const ARBITER_SIGN_TIME: Duration = Duration::from_secs(90);

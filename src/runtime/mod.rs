@@ -11,6 +11,8 @@ macro_rules! say {
 pub mod config;
 pub mod notes;
 
+pub mod arbiter;
+
 pub mod control;
 pub mod peer;
 pub mod shard;
