@@ -92,8 +92,8 @@ pub struct Node {
     owed: Vec<OpId>,
     pub stopped: bool,
     exclusion: Exclusion,
-    /// What it asked the group and has no answer to.
-    pub asked: Vec<(u64, PassageWish)>,
+    /// How the group's orders ended.
+    orders: BTreeMap<u64, Result<(), String>>,
 }
 
 impl Node {
@@ -124,7 +124,7 @@ impl Node {
             owed: Vec::new(),
             stopped: false,
             exclusion,
-            asked: Vec::new(),
+            orders: BTreeMap::new(),
         }
     }
 
@@ -259,8 +259,9 @@ impl Pair {
             Effect::Reply { request } => {
                 assert!(me.replies.insert(request.id, request.outcome).is_none(), "a piece settles once");
             }
-            Effect::AskPassage { passage, wish } => me.asked.push((passage, wish)),
-            Effect::PassageWithdrawn { passage } => me.asked.retain(|(asked, _)| *asked != passage),
+            Effect::OrderDone { id, result } => {
+                assert!(me.orders.insert(id, result).is_none(), "an order ends once");
+            }
             Effect::Copy { from, to } => {
                 let size = me.buffers[&to].len();
                 let bytes = from.map_or(vec![0; size], |from| me.buffers[&from].clone());
@@ -318,12 +319,28 @@ impl Pair {
         }
     }
 
-    /// The group answers the one question that a node has asked.
-    pub fn answer(&mut self, node: usize, answer: PassageAnswer) {
-        let (passage, _) = self.nodes[node].asked.pop().expect("the node asked");
-        assert!(self.nodes[node].asked.is_empty(), "one question at a time");
-        self.give(node, Input::PassageAnswered { passage, answer });
+    /// The group orders something, without waiting for its end.
+    pub fn begin_order(&mut self, node: usize, order: Order) -> u64 {
+        let id = self.number();
+        self.give(node, Input::Order { id, order });
+        id
+    }
+
+    /// How an order ended, if it has.
+    pub fn order_ended(&self, node: usize, id: u64) -> Option<Result<(), String>> {
+        self.nodes[node].orders.get(&id).cloned()
+    }
+
+    /// The group orders something; lets it end.
+    pub fn order(&mut self, node: usize, order: Order) -> Result<(), String> {
+        let id = self.begin_order(node, order);
         self.run();
+        self.order_ended(node, id).expect("an order ends")
+    }
+
+    /// What the group knows of a node's volume.
+    pub fn facts(&self, node: usize) -> Facts {
+        self.nodes[node].core.facts()
     }
 
     /// The group's permit to read: for so long from now, or without an end.
@@ -436,7 +453,7 @@ impl Pair {
         let incarnation = 1000 + self.number();
         self.nodes[node].core =
             start(node as u8, self.nodes[node].exclusion, self.nodes[node].loaded.clone(), incarnation);
-        self.nodes[node].asked.clear();
+
         self.nodes[node].stopped = false;
         self.down[node] = false;
         self.run();

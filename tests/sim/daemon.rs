@@ -167,7 +167,7 @@ impl World {
                 let delay = self.random.span(Duration::from_micros(100), Duration::from_millis(20));
                 self.after(delay, Event::Probed { node, life });
             }
-            Effect::AskPassage { .. } | Effect::PassageWithdrawn { .. } => unreachable!("no group is asked"),
+            Effect::OrderDone { .. } => unreachable!("no group gives orders"),
             Effect::Reply { request } => self.reply(node, request.id, request.outcome),
             Effect::Release { buffer } => {
                 self.process_of(node).buffers.release(buffer);

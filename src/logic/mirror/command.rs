@@ -11,7 +11,7 @@
 
 use super::core::{After, Mirror, Op};
 use super::door::Purpose;
-use super::interface::{Effect, Note};
+use super::interface::{Effect, Note, Order};
 use super::leave::{Demotion, Stopping};
 use super::session::Phase;
 use crate::base::command::{Command, CommandOutcome, Refusal};
@@ -31,7 +31,8 @@ pub(super) struct Pending {
 
 #[derive(Debug)]
 struct Promotion {
-    id: CommandId,
+    /// `None` by the group's order.
+    id: Option<CommandId>,
     /// The epoch claimed from the peer; `None` for a takeover.
     claim: Option<Epoch>,
 }
@@ -54,7 +55,7 @@ impl Mirror {
             return;
         }
         match command {
-            Command::Promote { force } => self.promote(id, force, None, out),
+            Command::Promote { force } => self.promote(Some(id), force, None, out),
             Command::Demote { force } => self.demote(id, force, out),
             Command::Resync { full, compare, discard_ours } => {
                 let outcome = self.resync_wanted(full, compare, discard_ours, out);
@@ -67,13 +68,6 @@ impl Mirror {
         }
     }
 
-    /// The failover group hands the volume over.
-    pub(super) fn handover(&mut self, id: CommandId, epoch: Epoch, out: &mut Vec<Effect>) {
-        if !self.refused_stopping(id, out) {
-            self.promote(id, false, Some(epoch), out);
-        }
-    }
-
     fn refused_stopping(&self, id: CommandId, out: &mut Vec<Effect>) -> bool {
         let stopping = self.pending.stopping.is_some();
         if stopping {
@@ -83,15 +77,13 @@ impl Mirror {
         stopping
     }
 
-    /// Becomes primary. `epoch` is the failover group's, where there is one and its record names this node already.
-    pub(super) fn promote(&mut self, id: CommandId, force: bool, epoch: Option<Epoch>, out: &mut Vec<Effect>) {
+    /// Becomes primary, for an operator or (without `id`) for the group, in its epoch.
+    pub(super) fn promote(&mut self, id: Option<CommandId>, force: bool, epoch: Option<Epoch>, out: &mut Vec<Effect>) {
         if self.role == Role::Primary && !self.door.is_taking_over() {
-            let done = CommandOutcome::Done("already primary".into());
-            out.push(Effect::CommandDone { id, outcome: done });
-            return;
+            return self.promotion_ends(id, Ok("already primary"), out);
         }
         match self.promotion_way(force) {
-            Err(refusal) => out.push(Effect::CommandDone { id, outcome: CommandOutcome::Refused(refusal) }),
+            Err(refusal) => self.promotion_ends(id, Err(refusal), out),
             Ok(Way::Claim) => {
                 let next = Epoch(self.superblock.seen_epoch.0 + 1);
                 let epoch = epoch.unwrap_or(next).max(next);
@@ -100,14 +92,49 @@ impl Mirror {
             }
             Ok(Way::Takeover) => {
                 self.pending.promotion = Some(Promotion { id, claim: None });
-                if self.session.is_some() {
-                    self.end_session("taking over by the operator's order", true, out);
-                }
-                self.doubt_unstable();
-                let forced = force;
-                self.go_through(Purpose::Takeover { forced }, out);
+                self.take_over(force, out);
             }
         }
+    }
+
+    /// Goes through the door to serve alone.
+    pub(super) fn take_over(&mut self, forced: bool, out: &mut Vec<Effect>) {
+        if self.session.is_some() {
+            self.end_session("taking over", true, out);
+        }
+        self.doubt_unstable();
+        self.go_through(Purpose::Takeover { forced }, out);
+    }
+
+    /// Whoever wanted the promotion is told.
+    fn promotion_ends(&mut self, id: Option<CommandId>, end: Result<&str, Refusal>, out: &mut Vec<Effect>) {
+        match id {
+            Some(id) => {
+                let outcome = match end {
+                    Ok(done) => CommandOutcome::Done(done.into()),
+                    Err(refusal) => CommandOutcome::Refused(refusal),
+                };
+                out.push(Effect::CommandDone { id, outcome });
+            }
+            None => {
+                let result = end.map(|_| ()).map_err(|refusal| refusal.reason);
+                let promotes = |order| matches!(order, Order::Promote { .. });
+                self.order_ended(promotes, result.as_ref().map(|()| ()).map_err(String::as_str), out);
+            }
+        }
+    }
+
+    /// Why this node can't take over for the group, if it can't.
+    pub(super) fn takeover_refusal(&self) -> Option<Refusal> {
+        if self.pending.promotion.is_some() || self.door.is_opening() || self.is_changing() {
+            return Some(Refusal::new("handshake", "A change of role is under way.", "Ask again in a moment."));
+        }
+        self.takeover_way(false).err()
+    }
+
+    /// A promotion that was overtaken.
+    pub(super) fn forget_promotion(&mut self) {
+        self.pending.promotion = None;
     }
 
     /// How this node may become primary, or why not.
@@ -173,7 +200,7 @@ impl Mirror {
     }
 
     /// Whether this disk holds every write that a peer without a disk has acknowledged.
-    fn holds_what_the_peer_held(&self) -> bool {
+    pub(super) fn holds_what_the_peer_held(&self) -> bool {
         let Some(theirs) = self.peer() else { return false };
         match self.superblock.lineage.relation(&theirs.lineage) {
             Relation::Equal => self.door.is_open() || self.continuity() == Continuity::SameProcess,
@@ -268,14 +295,20 @@ impl Mirror {
 
     /// Primacy is durable.
     pub(super) fn promoted(&mut self, out: &mut Vec<Effect>) {
+        if self.role != Role::Primary {
+            // Overtaken by the group's order to be secondary.
+            return;
+        }
         let alone = self.pending.promotion.as_ref().is_some_and(|promotion| promotion.claim.is_none());
-        let reason = if alone { "took over by the operator's order" } else { "by the operator's order" };
+        let reason = match self.pending.promotion.as_ref().map(|promotion| promotion.id) {
+            None | Some(None) => "by the group's order",
+            Some(Some(_)) if alone => "took over by the operator's order",
+            Some(Some(_)) => "by the operator's order",
+        };
         self.note(Note::RoleChanged { role: Role::Primary, reason: reason.into() }, out);
         self.send(Message::RoleChanged { role: Role::Primary, epoch: self.superblock.seen_epoch }, out);
-        if let Some(promotion) = self.pending.promotion.take() {
-            let outcome = CommandOutcome::Done("primary".into());
-            out.push(Effect::CommandDone { id: promotion.id, outcome });
-        }
+        let id = self.pending.promotion.take().and_then(|promotion| promotion.id);
+        self.promotion_ends(id, Ok("primary"), out);
         self.begin_session_if_ready(out);
     }
 
@@ -284,7 +317,7 @@ impl Mirror {
         if let Some(promotion) = self.pending.promotion.take() {
             let refusal =
                 Refusal::new("handshake", format!("Not promoted: {reason}."), "Look at status and ask again.");
-            out.push(Effect::CommandDone { id: promotion.id, outcome: CommandOutcome::Refused(refusal) });
+            self.promotion_ends(promotion.id, Err(refusal), out);
         }
     }
 
@@ -392,6 +425,8 @@ impl Mirror {
     pub(super) fn after_lost_disk(&mut self, after: After, out: &mut Vec<Effect>) {
         match after {
             After::Demoted => self.demoted(out),
+            After::SteppedDown => self.stepped_down(out),
+            After::Outdated => self.outdated(out),
             After::Stopped => self.stopped(out),
             After::Promoted => self.role = Role::Secondary,
             _ => {}

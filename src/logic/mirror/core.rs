@@ -6,7 +6,7 @@
 //! | `request` | a client's piece, from lock to reply |
 //! | `flush` | flush cycles and what they make stable |
 //! | `door` | going on alone, taking over, giving authority |
-//! | `exclusion` | what the failover group is asked, and its permit to read |
+//! | `exclusion` | the failover group: its orders, its permit to read |
 //! | `session` | a session's life up to the decision |
 //! | `source`, `chunk` | a resync's giving side |
 //! | `target` | what the receiving side applies |
@@ -175,6 +175,8 @@ pub(super) enum After {
     Demoted,
     /// A stale primary stepped down during the handshake; the plan goes on.
     SteppedDown,
+    /// The copy is called outdated by the group's order.
+    Outdated,
     /// The door is open.
     DoorOpen,
     /// The target may be offered our generation.
@@ -316,8 +318,7 @@ impl Mirror {
             Input::LinkDown { session, reason } => self.link_down(session, reason, out),
             Input::Frame { session, frame } => self.frame(session, frame, out),
             Input::PeerProbed { refused } => self.peer_probed(refused, out),
-            Input::PassageAnswered { passage, answer } => self.passage_answered(passage, answer, out),
-            Input::Handover { id, epoch } => self.handover(id, epoch, out),
+            Input::Order { id, order } => self.order(id, order, out),
             Input::Permit { until } => self.permitted(until, out),
             Input::Command { id, command } => self.command(id, command, out),
             Input::Attach { id, loaded } => self.attach(id, *loaded, out),
@@ -419,6 +420,7 @@ impl Mirror {
             After::Nothing => {}
             After::Promoted => self.promoted(out),
             After::Demoted => self.demoted(out),
+            After::Outdated => self.outdated(out),
             After::SteppedDown => self.stepped_down(out),
             After::DoorOpen => self.door_opened(out),
             After::Offered => self.offer_adoption(out),

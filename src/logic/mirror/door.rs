@@ -11,10 +11,10 @@
 //!
 //! Without a failover group nothing has to be excluded and nobody is asked: the peer never promotes itself, and an
 //! operator may promote it without force only when this process is known to be gone. With one (`exclusion.rs`) the group
-//! answers when the peer can no longer serve.
+//! says when the peer can no longer serve.
 
 use super::core::{After, Mirror, Op};
-use super::interface::{DiskIo, Effect, Note, PassageWish};
+use super::interface::{DiskIo, Effect, Note, Order};
 use super::mutation::Mutation;
 use crate::base::error::DiskError;
 use crate::base::ids::Epoch;
@@ -31,7 +31,7 @@ pub(super) enum Door {
     Draining(Purpose),
     /// The local disk flushes.
     Flushing(Purpose),
-    /// The failover group is asked to exclude the peer.
+    /// Only the failover group's word is missing.
     Asking(Purpose),
     /// The new generation is being made durable.
     Persisting(Purpose),
@@ -69,7 +69,7 @@ impl Door {
         )
     }
 
-    /// Whether the failover group is being asked.
+    /// Whether only the failover group's word is missing.
     pub(super) fn is_asking(self) -> bool {
         matches!(self, Door::Asking(_))
     }
@@ -148,15 +148,8 @@ impl Mirror {
             return;
         }
         let Door::Flushing(purpose) = self.door else { return };
-        let wish = match purpose {
-            Purpose::Solo => Some(PassageWish::Solo),
-            Purpose::Takeover { .. } => Some(PassageWish::Takeover),
-            // The primary asks, before it acknowledges what this node alone has.
-            Purpose::Authority => None,
-        };
-        if let Some(wish) = wish.filter(|_| self.is_in_group()) {
-            self.door = Door::Asking(purpose);
-            self.ask_passage(wish, out);
+        if self.is_in_group() && purpose != Purpose::Authority {
+            self.at_the_door(purpose, out);
             return;
         }
         let epoch = match purpose {
@@ -169,6 +162,7 @@ impl Mirror {
     /// The peer is excluded: makes durable that this node alone counts.
     pub(super) fn pass(&mut self, purpose: Purpose, epoch: Epoch, out: &mut Vec<Effect>) {
         self.door = Door::Persisting(purpose);
+        let epoch = epoch.max(self.superblock.seen_epoch);
         self.superblock.seen_epoch = epoch;
         if let Purpose::Takeover { forced } = purpose {
             self.superblock.primary_epoch = epoch;
@@ -199,6 +193,9 @@ impl Mirror {
         if self.cache_lost && !self.rules.broken(Mutation::R9) {
             self.superblock.cache_epoch += 1;
         }
+        if let Some(ordered) = self.cache_epoch_ordered() {
+            self.superblock.cache_epoch = self.superblock.cache_epoch.max(ordered);
+        }
         self.cache_lost = false;
     }
 
@@ -214,7 +211,10 @@ impl Mirror {
         let Door::Persisting(purpose) = self.door else { return };
         self.door = Door::Open;
         match purpose {
-            Purpose::Solo => self.note(Note::SoloBegan, out),
+            Purpose::Solo => {
+                self.note(Note::SoloBegan, out);
+                self.order_ended(|order| matches!(order, Order::OpenSolo { .. } | Order::PrepareSolo), Ok(()), out);
+            }
             Purpose::Takeover { .. } => self.promoted(out),
             Purpose::Authority => {
                 let lineage = self.superblock.lineage.clone();

@@ -1,31 +1,33 @@
-//! The failover group decides who may serve: questions at the door, and the permit to read.
+//! The failover group decides who may serve: its orders, and its permit to read.
 //!
 //! | this node | needs |
 //! |---|---|
-//! | primary, alone, or about to be | the group's word that the peer is excluded, before the first acknowledgement |
-//! | secondary that takes over | the same, before it serves anything |
-//! | primary without a disk | the group's word that only the peer counts, before it acknowledges what the peer wrote |
-//! | source of a resync | the group's word that it counts with the peer again, before it calls the peer up to date |
+//! | primary, alone, or about to be | `OpenSolo`: the peer is excluded, before the first acknowledgement |
+//! | secondary that takes over | `Promote`, before it serves anything |
+//! | primary without a disk | `AllowPeerOnly`, before it acknowledges what the peer wrote |
+//! | primary, source of a resync | `Qualify`, before it calls the peer up to date: then the peer may take over again |
 //! | primary beside a peer that may take over | a permit for reads, which the peer's promise outlives |
 //!
 //! Writes need no clock: one that is acknowledged is on the peer's disk or behind the door. A read that was answered by
 //! the local disk after the permit ended is read again when there is a new one: the peer may have taken over meanwhile.
 
-use super::core::Mirror;
+use super::core::{After, Mirror};
 use super::door::{Door, Purpose};
-use super::interface::{Effect, PassageAnswer, PassageWish};
+use super::handshake::Rule;
+use super::interface::{Effect, Facts, Note, Order, Right};
+use super::session::Phase;
 use crate::base::ids::Epoch;
-use crate::base::state::Exclusion;
+use crate::base::state::{DiskState, Exclusion, Role};
 use crate::base::time::Moment;
 
-/// What the group was asked, and what it has said.
+/// What the group has said, and what it is waited for to say.
 #[derive(Debug, Default)]
 pub(super) struct Word {
-    /// Questions asked, ever.
-    asked: u64,
-    /// Those without an answer; never two of the same wish.
-    open: Vec<(u64, PassageWish)>,
     permit: Permit,
+    /// The order under way.
+    order: Option<(u64, Order)>,
+    wants_qualify: bool,
+    wants_peer_only: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -40,6 +42,34 @@ impl Mirror {
     /// Whether a failover group decides who may serve.
     pub(super) fn is_in_group(&self) -> bool {
         self.settings.exclusion == Exclusion::Group
+    }
+
+    /// What a failover group must know.
+    pub fn facts(&self) -> Facts {
+        let phase = self.session.as_ref().map(|session| &session.phase);
+        let superblock = &self.superblock;
+        Facts {
+            role: self.role,
+            disk: self.disk,
+            connected: !matches!(phase, None | Some(Phase::Draining | Phase::Hello | Phase::Deciding)),
+            in_sync: self.in_sync(),
+            source: match phase {
+                Some(Phase::Joined) => true,
+                Some(Phase::Source(source)) => source.mirrors(),
+                Some(Phase::Forwarding { .. }) => self.disk == DiskState::UpToDate && self.holds_what_the_peer_held(),
+                _ => false,
+            },
+            wants_solo: self.role == Role::Primary && self.door.is_opening(),
+            wants_qualify: self.word.wants_qualify,
+            wants_peer_only: self.word.wants_peer_only,
+            peer_outdated: superblock.peer_outdated,
+            memory: self.continuity(),
+            suspect: superblock.suspect || self.maps_unreadable,
+            split: matches!(phase, Some(Phase::Refused)) && self.rule == Some(Rule::Fork),
+            generation: superblock.lineage.current,
+            seen_epoch: superblock.seen_epoch,
+            cache_epoch: superblock.cache_epoch,
+        }
     }
 
     /// Whether what the local disk holds may be shown to clients now.
@@ -59,7 +89,7 @@ impl Mirror {
         let could = self.may_read();
         self.word.permit = until.map_or(Permit::Always, Permit::Until);
         if !could && self.may_read() {
-            self.held_since = self.held_since.take().filter(|_| !self.word.open.is_empty());
+            self.held_since = self.held_since.take().filter(|_| self.door.is_asking() || self.word.wants_peer_only);
             self.drive_all(out);
         }
     }
@@ -69,84 +99,205 @@ impl Mirror {
         self.held_for("waiting for the group's permit to serve reads", out);
     }
 
-    pub(super) fn ask_passage(&mut self, wish: PassageWish, out: &mut Vec<Effect>) {
-        assert!(self.word.open.iter().all(|(_, other)| *other != wish), "nothing is asked twice at a time");
-        self.word.asked += 1;
-        self.word.open.push((self.word.asked, wish));
-        out.push(Effect::AskPassage { passage: self.word.asked, wish });
-        match wish {
-            PassageWish::Solo => self.held_for("waiting for the group to exclude the peer", out),
-            PassageWish::PeerOnly => self.held_for("waiting for the group to make the peer the only copy", out),
-            PassageWish::Takeover | PassageWish::Qualify => {}
+    /// Carries out an order, or begins to.
+    pub(super) fn order(&mut self, id: u64, order: Order, out: &mut Vec<Effect>) {
+        self.order_done(Err("another order came before it was done"), out);
+        if self.pending.stopping.is_some() && order != Order::Demote {
+            out.push(Effect::OrderDone { id, result: Err("the daemon is stopping".into()) });
+            return;
         }
-    }
-
-    pub(super) fn passage_answered(&mut self, passage: u64, answer: PassageAnswer, out: &mut Vec<Effect>) {
-        let Some(index) = self.word.open.iter().position(|(open, _)| *open == passage) else { return };
-        let (_, wish) = self.word.open.swap_remove(index);
-        match answer {
-            PassageAnswer::Granted { epoch } => {
-                let epoch = epoch.max(self.superblock.seen_epoch);
-                self.granted(wish, epoch, out);
+        self.word.order = Some((id, order));
+        match order {
+            Order::PrepareSolo => self.prepare_solo(out),
+            Order::CloseDoor => {
+                self.withdraw_solo(out);
+                self.order_done(Ok(()), out);
+                self.drive_all(out);
+                self.begin_session_if_ready(out);
             }
-            PassageAnswer::Denied { reason } => self.denied(wish, &reason, out),
+            Order::OpenSolo { epoch } => self.open_solo(epoch, out),
+            Order::PrepareTakeover => self.prepare_takeover(out),
+            Order::Promote { epoch, right, .. } => self.promote_for_group(epoch, right, out),
+            Order::Qualify => self.qualify(out),
+            Order::AllowPeerOnly => self.allow_peer_only(out),
+            Order::Outdate => self.outdate(out),
+            Order::Quiesce => self.begin_demotion(None, false, out),
+            Order::Demote => self.demote_at_once(out),
         }
     }
 
-    fn granted(&mut self, wish: PassageWish, epoch: Epoch, out: &mut Vec<Effect>) {
-        match (wish, self.door) {
-            (PassageWish::Solo | PassageWish::Takeover, Door::Asking(purpose)) => {
+    /// The order under way has ended.
+    pub(super) fn order_done(&mut self, result: Result<(), &str>, out: &mut Vec<Effect>) {
+        if let Some((id, _)) = self.word.order.take() {
+            out.push(Effect::OrderDone { id, result: result.map_err(str::to_owned) });
+        }
+    }
+
+    /// The order under way, if it is one of these, has ended.
+    pub(super) fn order_ended(
+        &mut self,
+        which: impl Fn(Order) -> bool,
+        result: Result<(), &str>,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.word.order.is_some_and(|(_, order)| which(order)) {
+            self.order_done(result, out);
+        }
+    }
+
+    /// Everything is flushed and only the group's word is missing.
+    pub(super) fn at_the_door(&mut self, purpose: Purpose, out: &mut Vec<Effect>) {
+        self.door = Door::Asking(purpose);
+        match (purpose, self.word.order) {
+            (Purpose::Takeover { .. }, Some((_, Order::Promote { epoch, .. }))) => self.pass(purpose, epoch, out),
+            (Purpose::Takeover { .. }, _) => {
+                self.order_ended(|order| order == Order::PrepareTakeover, Ok(()), out);
+            }
+            (Purpose::Solo, _) if self.session.is_none() => {
+                self.held_for("waiting for the group to exclude the peer", out);
+                self.order_ended(|order| order == Order::PrepareSolo, Ok(()), out);
+            }
+            (Purpose::Solo, _) => {}
+            (Purpose::Authority, _) => unreachable!("the primary asks for it"),
+        }
+        if self.session.is_some() && self.door.is_asking() {
+            // The peer came back meanwhile: a handshake goes first.
+            self.withdraw_passage(out);
+            self.begin_session_if_ready(out);
+        }
+    }
+
+    fn prepare_solo(&mut self, out: &mut Vec<Effect>) {
+        if self.role != Role::Primary || self.disk != DiskState::UpToDate {
+            return self.order_done(Err("it is no primary with an up-to-date disk"), out);
+        }
+        match self.door {
+            Door::Open | Door::Asking(Purpose::Solo) => self.order_done(Ok(()), out),
+            Door::Closed if self.session.is_some() => self.end_session("going on alone", false, out),
+            Door::Closed => self.go_through(Purpose::Solo, out),
+            _ => {}
+        }
+    }
+
+    /// The session that an order waited for has ended.
+    pub(super) fn prepare_without_session(&mut self, out: &mut Vec<Effect>) {
+        if self.word.order.is_some_and(|(_, order)| order == Order::PrepareSolo) && self.door == Door::Closed {
+            self.prepare_solo(out);
+        }
+    }
+
+    fn open_solo(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
+        match self.door {
+            Door::Open => self.order_done(Ok(()), out),
+            Door::Asking(Purpose::Solo) => {
                 self.held_since = None;
+                self.pass(Purpose::Solo, epoch, out);
+            }
+            _ => self.order_done(Err("the peer is back"), out),
+        }
+    }
+
+    fn prepare_takeover(&mut self, out: &mut Vec<Effect>) {
+        if matches!(self.door, Door::Asking(Purpose::Takeover { .. })) {
+            return self.order_done(Ok(()), out);
+        }
+        if self.role == Role::Primary {
+            return self.order_done(Err("it is primary already"), out);
+        }
+        match self.takeover_refusal() {
+            Some(refusal) => self.order_done(Err(&refusal.reason), out),
+            None => self.take_over(false, out),
+        }
+    }
+
+    fn promote_for_group(&mut self, epoch: Epoch, right: Right, out: &mut Vec<Effect>) {
+        match self.door {
+            Door::Asking(purpose @ Purpose::Takeover { .. }) if right != Right::Claim => {
                 self.pass(purpose, epoch, out);
             }
-            (PassageWish::Solo | PassageWish::Takeover, door) => {
-                unreachable!("{wish:?} is asked at the door: {door:?}")
-            }
-            (PassageWish::PeerOnly, _) => {
-                self.superblock.seen_epoch = epoch;
-                self.forward_from_now(out);
-            }
-            (PassageWish::Qualify, _) => {
-                self.superblock.seen_epoch = epoch;
-                self.offer(out);
-            }
+            _ => self.promote(None, right == Right::Force, Some(epoch), out),
         }
     }
 
-    fn denied(&mut self, wish: PassageWish, reason: &str, out: &mut Vec<Effect>) {
-        if wish == PassageWish::Takeover {
-            self.door = Door::Closed;
-            self.promotion_failed(reason, out);
-            self.begin_session_if_ready(out);
+    /// What the group says of the cache epoch, while this node becomes primary.
+    pub(super) fn cache_epoch_ordered(&self) -> Option<u64> {
+        match self.word.order {
+            Some((_, Order::Promote { cache_epoch, .. })) => cache_epoch,
+            _ => None,
+        }
+    }
+
+    /// The resync is done but for telling the target.
+    pub(super) fn want_qualify(&mut self) {
+        self.word.wants_qualify = true;
+    }
+
+    fn qualify(&mut self, out: &mut Vec<Effect>) {
+        let wanted = std::mem::take(&mut self.word.wants_qualify);
+        if wanted {
+            self.offer(out);
+        }
+        self.order_done(if wanted { Ok(()) } else { Err("no resync waits for it") }, out);
+    }
+
+    /// Without a disk, and the peer has become the only good copy.
+    pub(super) fn want_peer_only(&mut self, out: &mut Vec<Effect>) {
+        self.word.wants_peer_only = true;
+        self.held_for("waiting for the group to make the peer the only copy", out);
+    }
+
+    fn allow_peer_only(&mut self, out: &mut Vec<Effect>) {
+        let wanted = std::mem::take(&mut self.word.wants_peer_only);
+        if wanted {
+            self.forward_from_now(out);
+        }
+        self.order_done(if wanted { Ok(()) } else { Err("no primary without a disk waits for it") }, out);
+    }
+
+    fn outdate(&mut self, out: &mut Vec<Effect>) {
+        let joined = self.session.as_ref().is_some_and(|session| !session.is_deciding());
+        if self.role == Role::Primary || self.door.is_opening() || self.is_changing() || joined {
+            return self.order_done(Err("it is primary, becoming so, or connected"), out);
+        }
+        if self.disk != DiskState::UpToDate {
+            return self.order_done(Ok(()), out);
+        }
+        self.disk = DiskState::Outdated;
+        let reason = format!("{} goes on alone", self.peer_name());
+        self.note(Note::DiskChanged { disk: self.disk, reason }, out);
+        self.persist(After::Outdated, out);
+    }
+
+    /// The copy is outdated, durably.
+    pub(super) fn outdated(&mut self, out: &mut Vec<Effect>) {
+        self.order_ended(|order| order == Order::Outdate, Ok(()), out);
+    }
+
+    fn demote_at_once(&mut self, out: &mut Vec<Effect>) {
+        self.withdraw_all(out);
+        self.forget_promotion();
+        if self.role == Role::Primary {
+            self.pending.demotion = None;
+            self.step_down("by the group's order", out);
         } else {
-            self.step_down(reason, out);
+            self.order_done(Ok(()), out);
         }
     }
 
-    /// Nobody waits for the answer any more. What the group may have granted meanwhile is harmless: a record that
-    /// excludes the peer while this node does not serve alone.
-    fn withdraw(&mut self, which: impl Fn(PassageWish) -> bool, out: &mut Vec<Effect>) {
-        for (passage, wish) in std::mem::take(&mut self.word.open) {
-            if which(wish) {
-                out.push(Effect::PassageWithdrawn { passage });
-            } else {
-                self.word.open.push((passage, wish));
-            }
-        }
-    }
-
-    /// Whatever was asked, this node changes nothing any more.
+    /// Whatever was waited for, this node changes nothing any more.
     pub(super) fn withdraw_all(&mut self, out: &mut Vec<Effect>) {
         self.withdraw_passage(out);
-        self.withdraw_with_session(out);
+        self.withdraw_with_session();
     }
 
-    /// Whoever is at the door turns back.
+    /// Whoever is at the door turns back. What the group may have won meanwhile is harmless: a record that excludes the
+    /// peer while this node does not serve alone.
     pub(super) fn withdraw_passage(&mut self, out: &mut Vec<Effect>) {
         if self.door.is_asking() {
             self.door = Door::Closed;
             self.held_since = None;
-            self.withdraw(|wish| matches!(wish, PassageWish::Solo | PassageWish::Takeover), out);
+            let waits = |order| matches!(order, Order::PrepareSolo | Order::PrepareTakeover);
+            self.order_ended(waits, Err("the peer is back, or nothing waits any more"), out);
         }
     }
 
@@ -157,8 +308,9 @@ impl Mirror {
         }
     }
 
-    /// What was asked for the session that has ended.
-    pub(super) fn withdraw_with_session(&mut self, out: &mut Vec<Effect>) {
-        self.withdraw(|wish| matches!(wish, PassageWish::PeerOnly | PassageWish::Qualify), out);
+    /// What was waited for in the session that has ended.
+    pub(super) fn withdraw_with_session(&mut self) {
+        self.word.wants_qualify = false;
+        self.word.wants_peer_only = false;
     }
 }

@@ -5,7 +5,7 @@
 
 use super::core::{After, Mirror, Op};
 use super::door::Door;
-use super::interface::{Effect, Note};
+use super::interface::{Effect, Note, Order};
 use crate::base::command::{CommandOutcome, Refusal};
 use crate::base::error::DiskError;
 use crate::base::ids::{CommandId, Sequence};
@@ -46,6 +46,8 @@ impl Mirror {
         self.abandon_cycle();
         self.forget_promises();
         self.promotion_failed("the local disk failed", out);
+        let needs_disk = |order| !matches!(order, Order::Quiesce | Order::Demote | Order::Outdate);
+        self.order_ended(needs_disk, Err("the local disk failed"), out);
         if self.role == Role::Primary && self.session.is_none() {
             self.drive_all(out);
         }

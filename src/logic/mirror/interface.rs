@@ -12,12 +12,14 @@
 
 use crate::base::command::{Command, CommandOutcome};
 use crate::base::error::DiskError;
+use crate::base::generation::Generation;
 use crate::base::ids::{BootId, BufferId, CommandId, Epoch, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
 use crate::base::range::ByteRange;
 use crate::base::request::{Outcome, Request};
 use crate::base::state::{DiskState, Exclusion, Mode, Overflow, ResyncKind, Role};
 use crate::base::time::Moment;
 use crate::wire::frame::Frame;
+use crate::wire::message::Continuity;
 use crate::wire::metadata::record::{Loaded, Record};
 use std::time::Duration;
 
@@ -118,19 +120,13 @@ pub enum Input {
         /// Every address of the peer refused the connection: its daemon does not run.
         refused: bool,
     },
-    /// The answer to [`Effect::AskPassage`]. One to a question that was withdrawn is ignored.
-    PassageAnswered {
-        /// Which question.
-        passage: u64,
-        /// The answer.
-        answer: PassageAnswer,
-    },
-    /// The group hands the volume to this node: promote it, as if by an operator, in the epoch of the group's record.
-    Handover {
-        /// Echoed in the outcome.
-        id: CommandId,
-        /// The record's epoch.
-        epoch: Epoch,
+    /// The failover group orders something, [`Exclusion::Group`] only. Answered by [`Effect::OrderDone`]; an order that
+    /// another one overtakes is answered, too.
+    Order {
+        /// Echoed in the answer.
+        id: u64,
+        /// What is ordered.
+        order: Order,
     },
     /// Until when this node may serve reads, [`Exclusion::Group`] only: it has no permit before the first of these.
     Permit {
@@ -157,32 +153,86 @@ pub enum Input {
     Tick,
 }
 
-/// What changes who may serve.
+/// What a failover group orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PassageWish {
-    /// It is primary and lost its peer, which must be excluded.
-    Solo,
-    /// It is secondary and wants to be primary, which excludes the peer.
-    Takeover,
-    /// It is primary without a disk and its peer has the only good copy: only then may it acknowledge what it forwards.
-    PeerOnly,
-    /// It is a resync's source and about to tell its target that it is up to date, so that the peer may take over again.
-    Qualify,
-}
-
-/// Whether a wish is granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PassageAnswer {
-    /// It is; `epoch` is the record's, never below one seen before.
-    Granted {
-        /// Every frame carries it from here on.
+pub enum Order {
+    /// Primary: end the session, let local writes end, flush; go on holding.
+    PrepareSolo,
+    /// The peer is back before anybody was excluded: forget [`Order::PrepareSolo`].
+    CloseDoor,
+    /// The peer is excluded: begin a generation, durably, and acknowledge alone.
+    OpenSolo {
+        /// The group's epoch.
         epoch: Epoch,
     },
-    /// The peer was faster, or this node is not fit. A primary steps down.
-    Denied {
-        /// Why.
-        reason: String,
+    /// Secondary: end the session, let what was received reach the disk, flush.
+    PrepareTakeover,
+    /// Become primary, durably.
+    Promote {
+        /// The group's epoch.
+        epoch: Epoch,
+        /// By which right.
+        right: Right,
+        /// Acknowledged writes that were never flushed may be lost: the cache epoch is at least this (R9).
+        cache_epoch: Option<u64>,
     },
+    /// Tell the target of a finished resync that it is up to date: the peer may take over again.
+    Qualify,
+    /// Only the peer's disk counts: acknowledge what it has written.
+    AllowPeerOnly,
+    /// Secondary: call this copy outdated, durably.
+    Outdate,
+    /// Primary: let nobody in, let what was admitted end, flush both, become secondary, durably. When it fails, this node
+    /// is primary as before.
+    Quiesce,
+    /// Become secondary at once: clients are cut, what is held fails.
+    Demote,
+}
+
+/// By which right a node becomes primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Right {
+    /// The peer is excluded.
+    Takeover,
+    /// The connected peer agrees.
+    Claim,
+    /// An operator insists.
+    Force,
+}
+
+/// What a failover group must know of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Its role.
+    pub role: Role,
+    /// Its disk.
+    pub disk: DiskState,
+    /// There is a session and its handshake is decided.
+    pub connected: bool,
+    /// Every acknowledged write is on both disks, and will be.
+    pub in_sync: bool,
+    /// There is a session in which this node's data counts.
+    pub source: bool,
+    /// Writes are held because the peer can't be reached.
+    pub wants_solo: bool,
+    /// A resync's source is done but for [`Order::Qualify`].
+    pub wants_qualify: bool,
+    /// A primary without a disk waits for [`Order::AllowPeerOnly`].
+    pub wants_peer_only: bool,
+    /// The peer's copy is known to be older, durably.
+    pub peer_outdated: bool,
+    /// What this node still knows of the time it was last in sync.
+    pub memory: Continuity,
+    /// The metadata was damaged.
+    pub suspect: bool,
+    /// Both nodes went on alone.
+    pub split: bool,
+    /// The generation.
+    pub generation: Generation,
+    /// Highest epoch seen.
+    pub seen_epoch: Epoch,
+    /// The cache epoch.
+    pub cache_epoch: u64,
 }
 
 /// What a disk operation yields.
@@ -291,18 +341,12 @@ pub enum Effect {
     },
     /// Look whether anyone listens at the peer's addresses. Answered by [`Input::PeerProbed`].
     ProbePeer,
-    /// May this node do what changes who may serve? Everything else that its wish needs is done: before it serves
-    /// alone, what it holds is flushed. [`Exclusion::Group`] only; answered by [`Input::PassageAnswered`], however long that takes.
-    AskPassage {
-        /// Echoed in the answer.
-        passage: u64,
-        /// What for.
-        wish: PassageWish,
-    },
-    /// The question needs no answer any more: the peer is back, or the disk is gone.
-    PassageWithdrawn {
+    /// An order was carried out, or can't be: why.
+    OrderDone {
         /// Which.
-        passage: u64,
+        id: u64,
+        /// How it ended.
+        result: Result<(), String>,
     },
     /// A piece is settled. A read's buffer belongs to the runtime again.
     Reply {

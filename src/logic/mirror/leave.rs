@@ -4,7 +4,7 @@
 //! no intents left, so that both can start again with nothing to compare.
 
 use super::core::{After, Mirror};
-use super::interface::{Effect, Note};
+use super::interface::{Effect, Note, Order};
 use super::session::STOPPING;
 use crate::base::command::CommandOutcome;
 use crate::base::ids::CommandId;
@@ -19,7 +19,8 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// A demotion under way.
 #[derive(Debug)]
 pub(super) struct Demotion {
-    id: CommandId,
+    /// `None` by the group's order.
+    id: Option<CommandId>,
     step: Step,
 }
 
@@ -55,17 +56,38 @@ enum Step {
 
 impl Mirror {
     pub(super) fn demote(&mut self, id: CommandId, force: bool, out: &mut Vec<Effect>) {
+        self.begin_demotion(Some(id), force, out);
+    }
+
+    /// Becomes secondary in order, for an operator or (without `id`) for the group.
+    pub(super) fn begin_demotion(&mut self, id: Option<CommandId>, force: bool, out: &mut Vec<Effect>) {
         if self.role == Role::Secondary || self.pending.demotion.is_some() {
-            let outcome = CommandOutcome::Done("already secondary".into());
-            out.push(Effect::CommandDone { id, outcome });
-            return;
+            return self.demotion_ends(id, "already secondary", out);
         }
-        out.push(Effect::CutClients { reason: "demoted by the operator".into() });
+        let who = if id.is_some() { "the operator" } else { "the group" };
+        out.push(Effect::CutClients { reason: format!("demoted by {who}") });
         self.pending.demotion = Some(Demotion { id, step: Step::Draining });
         if force {
             self.fail_all(out);
         }
         self.drained_step(out);
+    }
+
+    fn demotion_ends(&mut self, id: Option<CommandId>, done: &str, out: &mut Vec<Effect>) {
+        match id {
+            Some(id) => out.push(Effect::CommandDone { id, outcome: CommandOutcome::Done(done.into()) }),
+            None => self.order_ended(|order| order == Order::Quiesce, Ok(()), out),
+        }
+    }
+
+    /// The link was lost while the group's demotion waits for requests that only the peer could finish: this node stays
+    /// primary, and the group decides anew.
+    pub(super) fn quiesce_failed(&mut self, out: &mut Vec<Effect>) {
+        let waits = |demotion: &Demotion| demotion.id.is_none() && demotion.step == Step::Draining;
+        if self.pending.demotion.as_ref().is_some_and(waits) && !self.is_settled() {
+            self.pending.demotion = None;
+            self.order_ended(|order| order == Order::Quiesce, Err("the peer was lost under requests"), out);
+        }
     }
 
     /// A piece, chunk or cycle ended: whoever leaves may go on.
@@ -112,9 +134,10 @@ impl Mirror {
     pub(super) fn demoted(&mut self, out: &mut Vec<Effect>) {
         let Some(demotion) = self.pending.demotion.take() else { return };
         self.role = Role::Secondary;
-        self.note(Note::RoleChanged { role: Role::Secondary, reason: "by the operator's order".into() }, out);
+        let who = if demotion.id.is_some() { "operator" } else { "group" };
+        self.note(Note::RoleChanged { role: Role::Secondary, reason: format!("by the {who}'s order") }, out);
         self.send(Message::RoleChanged { role: Role::Secondary, epoch: self.superblock.seen_epoch }, out);
-        out.push(Effect::CommandDone { id: demotion.id, outcome: CommandOutcome::Done("secondary".into()) });
+        self.demotion_ends(demotion.id, "secondary", out);
         self.begin_session_if_ready(out);
     }
 

@@ -10,7 +10,7 @@
 use super::core::{After, Mirror};
 use super::door::Door;
 use super::handshake::{self, Decision, Plan, Rule, Side};
-use super::interface::{Effect, Note};
+use super::interface::{Effect, Note, Order};
 use super::mutation::Mutation;
 use super::request::Leg;
 use super::slab::Key;
@@ -259,7 +259,7 @@ impl Mirror {
         self.note(Note::SessionBegan, out);
         self.peer_gone = false;
         self.session = Some(Session::new(id, self.now, self.sequence + 1));
-        self.withdraw_solo(out);
+        self.withdraw_passage(out);
         self.begin_session_if_ready(out);
     }
 
@@ -441,6 +441,7 @@ impl Mirror {
     }
 
     pub(super) fn stepped_down(&mut self, out: &mut Vec<Effect>) {
+        self.order_ended(|order| order == Order::Demote, Ok(()), out);
         self.reconnect("stepped down", out);
     }
 
@@ -468,7 +469,7 @@ impl Mirror {
     pub(super) fn link_down(&mut self, id: SessionId, reason: String, out: &mut Vec<Effect>) {
         let Some(session) = self.session.take_if(|session| session.id == id) else { return };
         self.note(Note::SessionEnded { reason: reason.clone() }, out);
-        self.withdraw_with_session(out);
+        self.withdraw_with_session();
         self.was_joined = matches!(session.phase, Phase::Joined);
         self.link_lost = self.now;
         self.peer_answered = session.answered;
@@ -505,6 +506,8 @@ impl Mirror {
         }
         out.push(Effect::ProbePeer);
         self.claims_ended(out);
+        self.quiesce_failed(out);
+        self.prepare_without_session(out);
         self.drive_all(out);
         self.stop_step(out);
     }

@@ -11,7 +11,7 @@
 
 use super::core::{After, Mirror, Op};
 use super::handshake::{Rule, Side, Sync};
-use super::interface::{DiskIo, Effect, Note, PassageWish};
+use super::interface::{DiskIo, Effect, Note};
 use super::marks::deserialise_part;
 use super::mutation::Mutation;
 use super::rate::Meter;
@@ -415,7 +415,7 @@ impl Mirror {
         }
         source.stage = Stage::Offering;
         if self.is_in_group() && self.role == Role::Primary {
-            self.ask_passage(PassageWish::Qualify, out);
+            self.want_qualify();
         } else {
             self.offer(out);
         }
@@ -467,6 +467,8 @@ impl Mirror {
         self.superblock.unfinished = None;
         self.superblock.requested = None;
         self.superblock.peer_outdated = false;
+        // Called outdated for a peer that then did not go on alone.
+        self.disk = DiskState::UpToDate;
         self.record_join();
         self.persist(After::SourceJoined, out);
     }

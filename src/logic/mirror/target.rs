@@ -8,7 +8,7 @@
 use super::core::{After, Mirror, Op};
 use super::door::{Door, Purpose};
 use super::handshake::Sync;
-use super::interface::{Completion, DiskIo, Effect, Note, PassageWish};
+use super::interface::{Completion, DiskIo, Effect, Note};
 use super::marks::serialise_in_parts;
 use super::mutation::Mutation;
 use super::request::{Origin, Work};
@@ -555,7 +555,7 @@ impl Mirror {
         if forwarding && self.disk == DiskState::Diskless && self.role == Role::Primary {
             self.superblock.lineage = lineage;
             if self.is_in_group() {
-                self.ask_passage(PassageWish::PeerOnly, out);
+                self.want_peer_only(out);
             } else {
                 self.forward_from_now(out);
             }

@@ -1,7 +1,6 @@
 //! What comes in from the shards and from outside while the daemon runs, and its orderly end.
 
 use super::{Daemon, Events, notify, volume::Volume};
-use crate::logic::mirror::interface::PassageAnswer;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::{self, Depth};
 use crate::runtime::shard::ShardEvent;
@@ -98,15 +97,11 @@ fn on_event(daemon: &Rc<Daemon>, name: &str, event: ShardEvent) -> Option<String
     match event {
         ShardEvent::LinkWanted { reconnect_now } => volume.link.want(reconnect_now),
         ShardEvent::ProbeWanted => probe(daemon, volume),
-        ShardEvent::PassageAsked { passage, .. } => {
-            let reason = format!("volume {name} belongs to no failover group");
-            volume.shard.answer_passage(passage, PassageAnswer::Denied { reason });
-        }
-        ShardEvent::PassageWithdrawn { .. } => {}
         ShardEvent::DiskClosed => {
             volume.disk_open.set(false);
             volume.disk_closed.notify_one();
         }
+        ShardEvent::Facts(_) | ShardEvent::OrderDone { .. } => unreachable!("no volume is in a group yet"),
         ShardEvent::Note(note) => notes::log(name, &note),
         ShardEvent::Stopped => volume.ended.set(true),
         ShardEvent::Fatal(reason) => {

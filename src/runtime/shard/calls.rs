@@ -47,12 +47,8 @@ impl Shard {
                 Call::OfferLink { stream, session, peer } => self.take_link(stream, session, &peer),
                 Call::SetDisconnected(disconnected) => self.set_disconnected(disconnected),
                 Call::Probed { refused } => self.inputs.push(Input::PeerProbed { refused }),
-                Call::Passage { passage, answer } => self.inputs.push(Input::PassageAnswered { passage, answer }),
+                Call::Order { id, order } => self.inputs.push(Input::Order { id, order }),
                 Call::Permit { until } => self.inputs.push(Input::Permit { until }),
-                Call::Handover(epoch, asker) => {
-                    let id = self.new_command(asker);
-                    self.inputs.push(Input::Handover { id, epoch });
-                }
                 Call::Stop => self.inputs.push(Input::Stop),
             }
         }

@@ -11,6 +11,7 @@ use crate::logic::mirror::interface::Effect;
 impl Shard {
     /// Carries out the effects of this turn. Answers that come at once wait for the next one.
     pub(super) fn carry_out(&mut self, now: Moment) {
+        self.tell_facts();
         let epoch = self.mirror.epoch();
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
@@ -29,8 +30,7 @@ impl Shard {
                     self.note_ended_session();
                 }
                 Effect::ProbePeer => self.tell(ShardEvent::ProbeWanted),
-                Effect::AskPassage { passage, wish } => self.tell(ShardEvent::PassageAsked { passage, wish }),
-                Effect::PassageWithdrawn { passage } => self.tell(ShardEvent::PassageWithdrawn { passage }),
+                Effect::OrderDone { id, result } => self.tell(ShardEvent::OrderDone { id, result }),
                 Effect::Reply { request } => self.clients.reply(request.id, request.outcome, &mut self.pool),
                 Effect::Copy { from, to } => self.pool.copy(from, to),
                 Effect::Release { buffer } => self.pool.release(buffer),
@@ -42,6 +42,18 @@ impl Shard {
             }
         }
         self.effects = effects;
+    }
+
+    /// Tells the failover group, if there is one, what has changed.
+    fn tell_facts(&mut self) {
+        if !self.in_group {
+            return;
+        }
+        let facts = self.mirror.facts();
+        if self.facts != Some(facts) {
+            self.facts = Some(facts);
+            self.tell(ShardEvent::Facts(facts));
+        }
     }
 
     fn close_disk(&mut self) {

@@ -3,13 +3,13 @@
 
 use super::clients::{ClientView, NbdListener};
 use crate::base::command::{Command, CommandOutcome, Refusal};
-use crate::base::ids::{Epoch, SessionId};
+use crate::base::ids::SessionId;
 use crate::base::time::Moment;
 use crate::base::view::VolumeView;
 use crate::io::disk::OpenedVolume;
 use crate::io::poller::Waker;
 use crate::io::ring::Choice;
-use crate::logic::mirror::interface::{Identity, Note, PassageAnswer, PassageWish, Settings};
+use crate::logic::mirror::interface::{Facts, Identity, Note, Order, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io;
@@ -46,17 +46,14 @@ pub enum ShardEvent {
     },
     /// Look whether anyone listens at the peer's addresses; answer with [`ShardHandle::probed`].
     ProbeWanted,
-    /// May this node do what changes who may serve? Answer with [`ShardHandle::answer_passage`].
-    PassageAsked {
-        /// Echoed in the answer.
-        passage: u64,
-        /// What for.
-        wish: PassageWish,
-    },
-    /// The question needs no answer any more.
-    PassageWithdrawn {
+    /// What a failover group must know has changed. Comes before the end of an order that changed it.
+    Facts(Facts),
+    /// An order of the failover group was carried out, or can't be.
+    OrderDone {
         /// Which.
-        passage: u64,
+        id: u64,
+        /// How it ended.
+        result: Result<(), String>,
     },
     /// The disk given up is closed, a new one may be attached.
     DiskClosed,
@@ -88,9 +85,8 @@ pub(super) enum Call {
     OfferLink { stream: TcpStream, session: SessionId, peer: String },
     SetDisconnected(bool),
     Probed { refused: bool },
-    Passage { passage: u64, answer: PassageAnswer },
+    Order { id: u64, order: Order },
     Permit { until: Option<Moment> },
-    Handover(Epoch, oneshot::Sender<CommandOutcome>),
     Stop,
 }
 
@@ -206,21 +202,14 @@ impl ShardHandle {
         self.inbox.call(Call::Probed { refused });
     }
 
-    /// Answers [`ShardEvent::PassageAsked`].
-    pub fn answer_passage(&self, passage: u64, answer: PassageAnswer) {
-        self.inbox.call(Call::Passage { passage, answer });
+    /// An order of the failover group; answered by [`ShardEvent::OrderDone`].
+    pub fn order(&self, id: u64, order: Order) {
+        self.inbox.call(Call::Order { id, order });
     }
 
     /// The failover group's permit to serve reads; `None` when none is needed.
     pub fn permit(&self, until: Option<Moment>) {
         self.inbox.call(Call::Permit { until });
-    }
-
-    /// The failover group hands the volume to this node, in the epoch of its record.
-    pub async fn handover(&self, epoch: Epoch) -> CommandOutcome {
-        let (sender, receiver) = oneshot::channel();
-        self.inbox.call(Call::Handover(epoch, sender));
-        receiver.await.unwrap_or_else(|_| ended())
     }
 
     /// Flushes, persists and ends; [`ShardEvent::Stopped`] follows.

@@ -42,12 +42,13 @@ pub use handle::{ShardConfig, ShardEvent, ShardHandle, ShardView};
 use crate::base::command::CommandOutcome;
 use crate::base::ids::CommandId;
 use crate::base::limits::{LINK_LINGERING_MAX, POOL_TRIM_AFTER, SHARD_STOP_TIME_MAX};
+use crate::base::state::Exclusion;
 use crate::base::time::Moment;
 use crate::io::poller::{Event, Interest, Poller, Waker};
 use crate::io::pool::Pool;
 use crate::io::ring::{Completion, Ring};
 use crate::logic::mirror::Mirror;
-use crate::logic::mirror::interface::{Effect, Input};
+use crate::logic::mirror::interface::{Effect, Facts, Input};
 use clients::Clients;
 use clock::now;
 use disk::{Disk, Means};
@@ -92,6 +93,10 @@ struct Shard {
     clients: Clients,
     /// This node's name and its peer's.
     node_names: [String; 2],
+    /// A failover group decides who serves.
+    in_group: bool,
+    /// What it was last told.
+    facts: Option<Facts>,
     /// Commands the core has not answered.
     commands: HashMap<CommandId, oneshot::Sender<CommandOutcome>>,
     next_command: u64,
@@ -144,6 +149,7 @@ impl Shard {
     fn new(config: ShardConfig) -> io::Result<Shard> {
         let ShardConfig { settings, identity, disk: opened, disk_reason, listeners, events, disk_engine } = config;
         let name = settings.name.clone();
+        let in_group = settings.exclusion == Exclusion::Group;
         let mut node_names = settings.node_names.clone();
         node_names.rotate_left(usize::from(settings.node.0));
         let poller = Poller::new()?;
@@ -176,6 +182,8 @@ impl Shard {
             disconnected: false,
             clients,
             node_names,
+            in_group,
+            facts: None,
             commands: HashMap::new(),
             next_command: 0,
             attaching: None,
