@@ -5,6 +5,7 @@ pub mod aligned;
 pub mod poller;
 pub mod pool;
 
+pub mod address;
 pub mod disk;
 pub mod ring;
 pub mod stream;

@@ -17,6 +17,8 @@ pub mod control;
 pub mod peer;
 pub mod shard;
 
+pub mod resource;
+
 pub mod daemon;
 pub mod demo;
 
