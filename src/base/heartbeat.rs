@@ -110,7 +110,7 @@ pub struct Ask {
 
 /// What one node may ask of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "question")]
+#[serde(rename_all = "kebab-case")]
 pub enum Question {
     /// "Call your copy outdated, durably, so that I may go on alone in this epoch."
     Outdate {

@@ -175,3 +175,16 @@ pub const ARBITER_FILES_MAX: usize = 4096;
 /// How long the peer may be heard without its sign in the arbiter's directory changing: several looks of either side,
 /// and longer than network file systems remember what a directory held.
 pub const ARBITER_SIGN_TIME: Duration = Duration::from_secs(90);
+
+/// Longest datagram of a heartbeat, in bytes: passes every network that IPv6 passes without being cut in pieces.
+pub const HEARTBEAT_BYTES_MAX: usize = 1200;
+/// Datagrams of one path that may overtake each other; an older one counts as replayed. Bits of a word.
+pub const HEARTBEAT_WINDOW: u64 = 128;
+/// Datagrams taken from one path before the others have their turn.
+pub const HEARTBEATS_PER_TURN: usize = 64;
+/// Time between two tries to open a heartbeat path whose address is not there.
+pub const HEARTBEAT_REOPEN_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two log lines about the same trouble with the heartbeats of a path.
+pub const HEARTBEAT_LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Datagrams in a row that show that the peer is heard and does not hear us, before that is logged.
+pub const HEARTBEAT_UNPROVEN_MAX: u64 = 10;

@@ -2,6 +2,7 @@
 
 pub mod bitmap;
 pub mod frame;
+pub mod heartbeat;
 pub mod hello;
 pub mod message;
 
