@@ -11,7 +11,7 @@ pub mod pair;
 
 mod client;
 
-use self::client::{Dice, Running};
+use self::client::{Dice, Running, Tally};
 use self::ledger::Ledger;
 use self::nbd::NbdClient;
 use self::pair::{NODES, Pair, VOLUME, when_interrupted};
@@ -111,14 +111,15 @@ impl Show {
         self.pair.kill(1);
         let before = running.tally();
         std::thread::sleep(WORK_TIME);
-        let mut application = self.resting(running)?;
+        let (mut application, tally) = self.resting(running)?;
         let away = client::scatter(&mut application.client, &mut application.ledger, &mut application.dice, AWAY_BYTES);
         let away = away.map_err(|error| self.cut("writing to alpha alone", &error))?;
         let status = self.pair.status(0)?;
+        let alone = tally.bytes_written - before.bytes_written + away.bytes_written;
         self.tell(format!(
             "the client noticed nothing: {} writes before, then {} more written by alpha alone",
             before.writes,
-            show_size(away.bytes_written)
+            show_size(alone)
         ));
         self.tell(format!("recorded as differing: {}", show_size(number(&status, "/dirty_bytes"))));
 
@@ -128,7 +129,8 @@ impl Show {
         self.pair.start(1)?;
         let status = self.pair.wait_in_sync(0)?;
         self.tell_resync(&status, started)?;
-        let mut application = self.resting(running)?;
+        let (mut application, tally) = self.resting(running)?;
+        self.tell(format!("the client wrote {} meanwhile", show_size(tally.bytes_written)));
         self.read_back(&mut application)?;
         Ok(application)
     }
@@ -223,11 +225,11 @@ impl Show {
         client::connect(self.pair.nbd[node], VOLUME).map_err(|words| self.pair.failure(words))
     }
 
-    fn resting(&self, running: Running) -> Result<Application, Failure> {
+    fn resting(&self, running: Running) -> Result<(Application, Tally), Failure> {
         let ended = running.end();
         self.right(ended.wrong)?;
         match ended.client {
-            Some(client) => Ok(Application { client, ledger: ended.ledger, dice: ended.dice }),
+            Some(client) => Ok((Application { client, ledger: ended.ledger, dice: ended.dice }, ended.tally)),
             None => Err(self.pair.failure("the client was cut off by a server that was not killed".into())),
         }
     }
