@@ -4,8 +4,10 @@ pub mod activation;
 pub mod aligned;
 pub mod poller;
 pub mod pool;
+pub mod process;
 
 pub mod address;
 pub mod disk;
+pub mod mounts;
 pub mod ring;
 pub mod stream;

@@ -3,3 +3,5 @@
 mod world;
 
 mod address;
+mod filesystem;
+mod programs;

@@ -12,6 +12,9 @@
 //! | kind | module | started means |
 //! |---|---|---|
 //! | floating IP | [`address`] | the address is on the interface, nobody else had it, everybody was told |
+//! | file system | [`filesystem`] | checked and mounted |
+//! | script | [`script`] | its start program ended with success |
+//! | service | [`service`] | its unit is active, or its process runs and is watched |
 //!
 //! The volume itself is the mirror's and is joined by the daemon, behind the same interface.
 
@@ -19,7 +22,12 @@ pub mod context;
 pub mod span;
 pub mod trouble;
 
+mod program;
+
 pub mod address;
+pub mod filesystem;
+pub mod script;
+pub mod service;
 
 pub use self::context::{Context, DiskOutcome, Place, Reason};
 pub use self::trouble::{Trouble, TroubleKind};
@@ -173,6 +181,11 @@ pub async fn run(resource: &dyn Resource, verb: Verb, context: &Context, deadlin
         Verb::Stop => result.map_err(|trouble| Trouble { kind: TroubleKind::StopFailed, ..trouble }),
         _ => result,
     }
+}
+
+/// Time left until a deadline.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 #[cfg(test)]
