@@ -7,10 +7,10 @@ use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use twinblock::base::generation::{Generation, Lineage};
-use twinblock::base::ids::{Epoch, NodeId, Uuid};
+use twinblock::base::ids::{NodeId, Uuid};
 use twinblock::base::limits::METADATA_UNIT_BYTES;
 use twinblock::base::range::BLOCK;
-use twinblock::base::state::{DiskState, Role};
+use twinblock::base::state::DiskState;
 use twinblock::wire::metadata::record::{Loaded, REGIONS_PER_PAGE, Record, Superblock};
 use twinblock::wire::metadata::{Expected, Layout, Locator, Placement, Plan, Writer, load};
 
@@ -34,29 +34,8 @@ pub struct Metadata {
 /// A superblock as `init-disk` leaves it.
 pub fn fresh_superblock(node: usize, device: Uuid, region_shift: u32, disk: DiskState) -> Superblock {
     let current = if disk == DiskState::New { Generation::NONE } else { Generation::ZEROED };
-    Superblock {
-        sequence: 1,
-        volume: VOLUME,
-        device,
-        peer_device: None,
-        node: NodeId(node as u8),
-        committed_bytes: 0,
-        region_shift,
-        role: Role::Secondary,
-        disk,
-        lineage: Lineage::starting_at(current),
-        primary_epoch: Epoch(0),
-        seen_epoch: Epoch(0),
-        cache_epoch: 0,
-        join: None,
-        unfinished: None,
-        snapshot: None,
-        clean: true,
-        peer_outdated: false,
-        discard: false,
-        requested: None,
-        suspect: false,
-    }
+    let blank = Superblock::blank(VOLUME, NodeId(node as u8), device, region_shift);
+    Superblock { disk, lineage: Lineage::starting_at(current), ..blank }
 }
 
 impl Metadata {
@@ -65,22 +44,8 @@ impl Metadata {
         let file_bytes = Layout::external_bytes(capacity_bytes);
         let layout = Layout::external(capacity_bytes, file_bytes).expect("made to fit");
         let layout = layout.with_region_shift(superblock.region_shift).expect("small volumes have one page of intents");
-        let locator = Locator {
-            sequence: 1,
-            device: superblock.device,
-            cluster: "sim".into(),
-            volume_name: "vol0".into(),
-            volume: superblock.volume,
-            node: superblock.node,
-            placement: Placement::External,
-            file_bytes,
-            data_bytes: capacity_bytes,
-            fingerprint: None,
-            area_offset: layout.area_offset,
-            area_bytes: layout.area_bytes,
-            capacity_bytes: layout.capacity_bytes,
-            region_shift: layout.region_shift,
-        };
+        let locator = Locator::new(&layout, superblock, ("sim", "vol0"), Placement::External, file_bytes);
+        let locator = Locator { data_bytes: capacity_bytes, ..locator };
         let expected = Expected { placement: Placement::External, file_bytes, volume: VOLUME, node: superblock.node };
         let (writer, plan) = Writer::format(layout, locator, superblock);
         let mut units = BTreeMap::new();

@@ -8,7 +8,7 @@ use crate::base::generation::{Generation, Lineage};
 use crate::base::ids::{Epoch, Uuid};
 use crate::base::limits::{VOLUME_BYTES_MIN, ZERO_STEP_BYTES};
 use crate::base::range::ByteRange;
-use crate::base::state::{DiskState, Role};
+use crate::base::state::DiskState;
 use crate::wire::metadata::load::peek;
 use crate::wire::metadata::record::Superblock;
 use crate::wire::metadata::{Layout, Locator, Placement, TooSmall, Writer};
@@ -341,29 +341,8 @@ fn superblock(
         InitialContent::Blank | InitialContent::Overwrite => (DiskState::New, Lineage::default(), 0),
     };
     let epoch = Epoch(lineage.current.epoch);
-    Ok(Superblock {
-        sequence: 0,
-        volume: spec.volume_uuid,
-        device,
-        peer_device: None,
-        node: spec.node,
-        committed_bytes,
-        region_shift: layout.region_shift,
-        role: Role::Secondary,
-        disk,
-        lineage,
-        primary_epoch: Epoch(0),
-        seen_epoch: epoch,
-        cache_epoch: 0,
-        join: None,
-        unfinished: None,
-        snapshot: None,
-        clean: true,
-        peer_outdated: false,
-        discard: false,
-        requested: None,
-        suspect: false,
-    })
+    let blank = Superblock::blank(spec.volume_uuid, spec.node, device, layout.region_shift);
+    Ok(Superblock { committed_bytes, disk, lineage, seen_epoch: epoch, ..blank })
 }
 
 fn write(
@@ -373,21 +352,12 @@ fn write(
     layout: Layout,
     superblock: &Superblock,
 ) -> Result<(), OpenError> {
+    let placement = if std::ptr::eq(data, place) { Placement::Internal } else { Placement::External };
+    let names = (spec.cluster.as_str(), spec.volume.as_str());
     let locator = Locator {
-        sequence: 1,
-        device: superblock.device,
-        cluster: spec.cluster.clone(),
-        volume_name: spec.volume.clone(),
-        volume: spec.volume_uuid,
-        node: spec.node,
-        placement: if std::ptr::eq(data, place) { Placement::Internal } else { Placement::External },
-        file_bytes: place.bytes,
         data_bytes: data.bytes,
         fingerprint: Some(data.fingerprint),
-        area_offset: layout.area_offset,
-        area_bytes: layout.area_bytes,
-        capacity_bytes: layout.capacity_bytes,
-        region_shift: layout.region_shift,
+        ..Locator::new(&layout, superblock, names, placement, place.bytes)
     };
     if !place.is_block_device {
         // Metadata must not fail for want of space when the disk's file system is full.

@@ -35,7 +35,7 @@ use super::source::Finished;
 use super::target::Applying;
 use super::verify::Verify;
 use crate::base::error::DiskError;
-use crate::base::generation::{Generation, Lineage};
+use crate::base::generation::Generation;
 use crate::base::ids::{Epoch, OpId, SessionId};
 use crate::base::limits::PIECES_IN_FLIGHT_MAX;
 use crate::base::range::{BLOCK_SHIFT, ByteRange};
@@ -511,27 +511,7 @@ impl Mirror {
 
 /// What a node without a disk knows of itself.
 fn blank_superblock(settings: &Settings) -> Superblock {
-    Superblock {
-        sequence: 0,
-        volume: settings.volume,
-        device: Default::default(),
-        peer_device: None,
-        node: settings.node,
-        committed_bytes: 0,
-        region_shift: crate::base::limits::REGION_SHIFT_MAX,
-        role: Role::Secondary,
-        disk: DiskState::Diskless,
-        lineage: Lineage::default(),
-        primary_epoch: Epoch(0),
-        seen_epoch: Epoch(0),
-        cache_epoch: 0,
-        join: None,
-        unfinished: None,
-        snapshot: None,
-        clean: false,
-        peer_outdated: false,
-        discard: false,
-        requested: None,
-        suspect: false,
-    }
+    let shift = crate::base::limits::REGION_SHIFT_MAX;
+    let blank = Superblock::blank(settings.volume, settings.node, Default::default(), shift);
+    Superblock { disk: DiskState::Diskless, clean: false, ..blank }
 }

@@ -8,6 +8,7 @@
 use crate::base::ids::{NodeId, Uuid};
 use crate::wire::metadata::features::{self, Features};
 use crate::wire::metadata::layout::{Layout, Placement};
+use crate::wire::metadata::record::Superblock;
 use crate::wire::metadata::unit::{self, Bad, Kind, Label};
 use crate::wire::metadata::{decode_exactly, encode_plainly};
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,33 @@ pub struct Locator {
 pub const NAME_BYTES_MAX: usize = 512;
 
 impl Locator {
+    /// Of metadata that is made now for the disk of this superblock, in a file or device of `file_bytes`. The names are
+    /// those of cluster and volume. The data is taken to lie in that same file, which nothing identifies.
+    pub fn new(
+        layout: &Layout,
+        superblock: &Superblock,
+        names: (&str, &str),
+        placement: Placement,
+        file_bytes: u64,
+    ) -> Locator {
+        Locator {
+            sequence: 1,
+            device: superblock.device,
+            cluster: names.0.into(),
+            volume_name: names.1.into(),
+            volume: superblock.volume,
+            node: superblock.node,
+            placement,
+            file_bytes,
+            data_bytes: file_bytes,
+            fingerprint: None,
+            area_offset: layout.area_offset,
+            area_bytes: layout.area_bytes,
+            capacity_bytes: layout.capacity_bytes,
+            region_shift: superblock.region_shift,
+        }
+    }
+
     /// The layout this locator describes, if it describes a possible one.
     pub(super) fn layout(&self) -> Option<Layout> {
         let layout = match self.placement {

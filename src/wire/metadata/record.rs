@@ -116,6 +116,33 @@ pub struct Loaded {
 }
 
 impl Superblock {
+    /// Of a disk that was never used and whose content is worth nothing yet.
+    pub fn blank(volume: Uuid, node: NodeId, device: Uuid, region_shift: u32) -> Superblock {
+        Superblock {
+            sequence: 0,
+            volume,
+            device,
+            peer_device: None,
+            node,
+            committed_bytes: 0,
+            region_shift,
+            role: Role::Secondary,
+            disk: DiskState::New,
+            lineage: Lineage::default(),
+            primary_epoch: Epoch(0),
+            seen_epoch: Epoch(0),
+            cache_epoch: 0,
+            join: None,
+            unfinished: None,
+            snapshot: None,
+            clean: true,
+            peer_outdated: false,
+            discard: false,
+            requested: None,
+            suspect: false,
+        }
+    }
+
     /// log2 of the bytes of one intent region for a disk of this capacity.
     pub fn region_shift_for(capacity_bytes: u64) -> u32 {
         use crate::base::limits::{REGION_SHIFT_MAX, REGION_SHIFT_MIN, REGIONS_WANTED};

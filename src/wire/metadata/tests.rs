@@ -103,21 +103,11 @@ fn crashes(before: &Disk, plan: &Plan) -> Vec<Disk> {
 
 fn locator(data_bytes: u64, file_bytes: u64) -> (Layout, Locator) {
     let layout = Layout::external(data_bytes, file_bytes).unwrap();
+    let superblock = superblock(layout.region_shift);
     let locator = Locator {
-        sequence: 1,
-        device: DEVICE,
-        cluster: "lab".into(),
-        volume_name: "vol0".into(),
-        volume: VOLUME,
-        node: NodeId(1),
-        placement: Placement::External,
-        file_bytes,
         data_bytes,
         fingerprint: Some(77),
-        area_offset: layout.area_offset,
-        area_bytes: layout.area_bytes,
-        capacity_bytes: layout.capacity_bytes,
-        region_shift: layout.region_shift,
+        ..Locator::new(&layout, &superblock, ("lab", "vol0"), Placement::External, file_bytes)
     };
     (layout, locator)
 }
