@@ -69,6 +69,16 @@ fn nothing_is_left_over() {
 }
 
 #[test]
+fn the_top_level_is_what_the_design_says() {
+    let entries = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap());
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let known = ["benches", "kernel-notes", "src", "target", "tests", "tools"];
+    let strange = names.filter(|name| !name.starts_with('.') && !known.contains(&name.as_str()));
+    hold("a newcomer finds these folders at the top and no others", strange.collect());
+}
+
+#[test]
 fn no_file_tells_more_than_one_thing() {
     let mut all = files("src", ".rs");
     all.extend(files("tests", ".rs"));

@@ -8,8 +8,9 @@
 use libfuzzer_sys::fuzz_target;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
-use twinblock::base::generation::{Generation, Lineage};
-use twinblock::base::ids::{Epoch, NodeId, Uuid};
+use twinblock::base::generation::{BASES_MAX, Generation, Lineage};
+use twinblock::base::ids::{NodeId, Uuid};
+use twinblock::base::limits::HISTORY_MAX;
 use twinblock::base::state::{DiskState, Role};
 use twinblock::wire::metadata::record::{Record, Superblock};
 use twinblock::wire::metadata::{Expected, Layout, LoadError, Locator, Placement, Plan, Writer, load};
@@ -45,45 +46,16 @@ fn sound() -> &'static Units {
     static SOUND: OnceLock<Units> = OnceLock::new();
     SOUND.get_or_init(|| {
         let layout = Layout::external(DATA_BYTES, expected().file_bytes).expect("large enough");
-        let locator = Locator {
-            sequence: 1,
-            device: DEVICE,
-            cluster: "lab".into(),
-            volume_name: "vol0".into(),
-            volume: VOLUME,
-            node: NodeId(0),
-            placement: Placement::External,
-            file_bytes: expected().file_bytes,
-            data_bytes: DATA_BYTES,
-            fingerprint: None,
-            area_offset: layout.area_offset,
-            area_bytes: layout.area_bytes,
-            capacity_bytes: layout.capacity_bytes,
-            region_shift: layout.region_shift,
-        };
+        let blank = Superblock::blank(VOLUME, NodeId(0), DEVICE, layout.region_shift);
         let superblock = Superblock {
-            sequence: 0,
-            volume: VOLUME,
-            device: DEVICE,
-            peer_device: None,
-            node: NodeId(0),
-            committed_bytes: 0,
-            region_shift: layout.region_shift,
             role: Role::Primary,
             disk: DiskState::UpToDate,
             lineage: Lineage::starting_at(Generation::ZEROED),
-            primary_epoch: Epoch(0),
-            seen_epoch: Epoch(0),
-            cache_epoch: 0,
-            join: None,
-            unfinished: None,
-            snapshot: None,
-            clean: true,
-            peer_outdated: false,
-            discard: false,
-            requested: None,
-            suspect: false,
+            ..blank
         };
+        let Expected { placement, file_bytes, .. } = expected();
+        let locator = Locator::new(&layout, &superblock, ("lab", "vol0"), placement, file_bytes);
+        let locator = Locator { data_bytes: DATA_BYTES, ..locator };
         let mut units = Units::new();
         let (mut writer, plan) = Writer::format(layout, locator, &superblock);
         carry_out(&mut units, &plan);
@@ -133,7 +105,8 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(loaded.intents.max().is_none_or(|region| region < layout.regions()));
     assert!(loaded.dirty.max().is_none_or(|block| u64::from(block) < layout.blocks()));
     assert!(loaded.suspect.max().is_none_or(|block| u64::from(block) < layout.blocks()));
-    assert!(loaded.superblock.lineage.history.len() <= 16 && loaded.superblock.lineage.bases.len() <= 2);
+    let lineage = &loaded.superblock.lineage;
+    assert!(lineage.history.len() <= HISTORY_MAX && lineage.bases.len() <= BASES_MAX);
     assert_eq!((loaded.superblock.device, loaded.superblock.volume), (DEVICE, VOLUME));
 
     if let Some(repair) = writer.repair() {
