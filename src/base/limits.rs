@@ -51,12 +51,6 @@ pub const RESYNC_WINDOW_BYTES_BUSY: u64 = 4 << 20;
 pub const RESYNC_ZERO_BYTES_MAX: u64 = 256 << 20;
 /// Bytes written between two flushes of the target, at most.
 pub const FLUSH_WINDOW_BYTES: u64 = 256 << 20;
-/// Time between two internal flushes while something is unstable.
-pub const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
-/// Time between two dirty snapshots while not in sync.
-pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(30);
-/// Time between two looks for intents that may be cleared.
-pub const INTENT_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Payload of one link frame, in bytes. A frame that says more is refused before anything is allocated.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
@@ -66,52 +60,24 @@ pub const PEER_GONE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a primary that lost its link waits before it acknowledges alone, unless it knows that the peer's daemon is
 /// gone: longer than [`PEER_GONE_WITHIN`] by more than clocks may differ in rate.
 pub const SOLO_AFTER: Duration = Duration::from_millis(1100);
-/// How long a probe's connection must be kept by the peer to count as answered by a living daemon.
-pub const PROBE_PATIENCE: Duration = Duration::from_millis(300);
 /// Time between two tries of a probe whose connection was dropped.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(5);
-/// Time between two pings on an idle link.
-pub const PING_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Ranges of a verify's differences kept for the report.
 pub const VERIFY_RANGES_MAX: usize = 64;
 
-/// Bytes an NBD client may have as the payload of one request.
-pub const NBD_PAYLOAD_BYTES_MAX: u32 = 32 << 20;
-/// Requests one NBD connection may have in flight; beyond it the socket is not read.
-pub const NBD_REQUESTS_IN_FLIGHT_MAX: usize = 128;
+/// NBD connections of one volume, those still negotiating included.
+pub const NBD_CONNECTIONS_MAX: usize = 64;
+/// Connections of one volume that have not finished negotiating; for one more the oldest of them gives way.
+pub const NBD_HANDSHAKES_MAX: usize = 32;
 /// Bytes of option data accepted in one NBD option; a larger known one is refused, a larger unknown one skipped.
 pub const NBD_OPTION_BYTES_MAX: usize = 64 << 10;
 /// Bytes of an unknown NBD option skipped before the connection is closed.
 pub const NBD_OPTION_SKIP_BYTES_MAX: usize = 1 << 20;
-/// Time an NBD client has to finish negotiating.
-pub const NBD_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
-/// NBD connections of one volume, those still negotiating included.
-pub const NBD_CONNECTIONS_MAX: usize = 64;
-/// Time a client may leave replies unread before its connection is cut.
-pub const NBD_SEND_TIME_MAX: Duration = Duration::from_secs(60);
-/// The same while another client waits for a buffer, and then also the time a client may pause inside a write's payload.
-pub const NBD_STALL_TIME_MAX: Duration = Duration::from_secs(5);
-
-/// Bytes of one shard's buffers. Bounds the memory of a volume under any load; touched only as far as it is used.
-pub const POOL_ARENA_BYTES: usize = 48 << 20;
-/// Chunks of 1 MiB each class of buffers (clients, link, resync) always finds: the resync's window, and enough for
-/// the link to receive one largest frame while others are being written.
-pub const POOL_RESERVE_CHUNKS: usize = 4;
-
-/// Disk operations of one shard given to the kernel at a time; more wait. Also the size of the completion queue.
-pub const RING_IN_FLIGHT_MAX: usize = 1024;
-/// Entries of the submission queue: operations given to the kernel per system call.
-pub const RING_ENTRIES: u32 = 256;
-/// Threads that make disk system calls where io_uring is forbidden.
-pub const DISK_THREADS: usize = 4;
-/// How often one disk system call is repeated when it was interrupted, before that counts as a failure.
-pub const DISK_RETRIES_MAX: u32 = 32;
-/// Bytes written per system call where zeroes have to be written out.
-pub const ZERO_FILL_BYTES: usize = 256 << 10;
-
-/// Connections of one volume that have not finished negotiating; one more is turned away.
-pub const NBD_HANDSHAKES_MAX: usize = 32;
+/// Bytes an NBD client may have as the payload of one request.
+pub const NBD_PAYLOAD_BYTES_MAX: u32 = 32 << 20;
+/// Requests one NBD connection may have in flight; beyond it the socket is not read.
+pub const NBD_REQUESTS_IN_FLIGHT_MAX: usize = 128;
 /// Payload bytes one NBD connection may have in flight; beyond it the socket is not read. Two of the largest requests.
 pub const NBD_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
 /// Bytes of reads one NBD connection may have under way or unsent: what a client that stops reading can hold of the
@@ -130,6 +96,23 @@ pub const NBD_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// NBD clients accepted from one listener in one turn of the shard.
 pub const NBD_ACCEPTS_PER_TURN: usize = 16;
 
+/// Bytes of one shard's buffers. Bounds the memory of a volume under any load; touched only as far as it is used.
+pub const POOL_ARENA_BYTES: usize = 48 << 20;
+/// Chunks of 1 MiB each class of buffers (clients, link, resync) always finds: the resync's window, and enough for
+/// the link to receive one largest frame while others are being written.
+pub const POOL_RESERVE_CHUNKS: usize = 4;
+
+/// Disk operations of one shard given to the kernel at a time; more wait. Also the size of the completion queue.
+pub const RING_IN_FLIGHT_MAX: usize = 1024;
+/// Entries of the submission queue: operations given to the kernel per system call.
+pub const RING_ENTRIES: u32 = 256;
+/// Threads that make disk system calls where io_uring is forbidden.
+pub const DISK_THREADS: usize = 4;
+/// How often one disk system call is repeated when it was interrupted, before that counts as a failure.
+pub const DISK_RETRIES_MAX: u32 = 32;
+/// Bytes written per system call where zeroes have to be written out.
+pub const ZERO_FILL_BYTES: usize = 256 << 10;
+
 /// Writes of one metadata record given to the disk at once: bounds the memory of a large snapshot.
 pub const PERSIST_WRITES_IN_FLIGHT_MAX: usize = 8;
 
@@ -146,6 +129,10 @@ pub const LINK_LINGER_TIME_MAX: Duration = Duration::from_millis(500);
 /// Connections that may still be sending their last frames.
 pub const LINK_LINGERING_MAX: usize = 4;
 
+/// Time a stopping node waits for requests that can't be served, before it stops without them.
+pub const REQUESTS_STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time a disk that is given up has to end its last operation, before `attach` and `replace-disk` say so.
+pub const DISK_CLOSE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Time a shard that has stopped has for the last bytes to its clients and its peer.
 pub const SHARD_STOP_TIME_MAX: Duration = Duration::from_secs(1);
 /// Idle time after which a shard gives its buffers' memory back.

@@ -1,10 +1,10 @@
 //! Probes of the handshake.
 
 use crate::raw::{Raw, info, meta};
-use crate::server::Server;
+use crate::server::{Server, times};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
-use twinblock::base::limits::{NBD_CONNECTIONS_MAX, NBD_HANDSHAKE_TIME_MAX, NBD_HANDSHAKES_MAX};
+use twinblock::base::limits::{NBD_CONNECTIONS_MAX, NBD_HANDSHAKES_MAX};
 use twinblock::runtime::shard::clients::NbdStream;
 use twinblock::wire::nbd::handshake::{ClientOption, OptionReply, encode_option};
 use twinblock::wire::nbd::transmission::{HeaderStyle, command};
@@ -124,7 +124,7 @@ fn who_never_negotiates_is_cut_after_a_time() {
     slow.send(b"IHAVE");
     server.wait_until("both are here", |state| state.clients.len() == 2);
     let mut busy = Raw::ready(&server, HeaderStyle::Simple);
-    server.with(|state| state.clock_ahead = NBD_HANDSHAKE_TIME_MAX);
+    server.with(|state| state.clock_ahead = times().handshake);
     idle.assert_closed();
     slow.assert_closed();
     assert_eq!(busy.ask(command::FLUSH, 0, 0, 0, b""), 0, "one who has negotiated stays");
@@ -133,24 +133,24 @@ fn who_never_negotiates_is_cut_after_a_time() {
 #[test]
 fn connections_are_bounded() {
     let server = Server::start(SIZE);
-    let waiting: Vec<Raw> = (0..NBD_HANDSHAKES_MAX).map(|_| Raw::connect(&server)).collect();
-    assert_turned_away(&server);
-    drop(waiting);
+    // Who connects and says nothing can't keep others out: the oldest of them gives way.
+    let mut waiting: Vec<Raw> = (0..NBD_HANDSHAKES_MAX).map(|_| Raw::connect(&server)).collect();
+    let mut newcomer = Raw::ready(&server, HeaderStyle::Simple);
+    waiting.remove(0).assert_closed();
+    assert_eq!(newcomer.ask(command::FLUSH, 0, 0, 0, b""), 0);
+    assert_eq!(server.with(|state| state.clients.len()), NBD_HANDSHAKES_MAX);
+    drop((waiting, newcomer));
     server.wait_until("those in the handshake are gone", |state| state.clients.is_empty());
     let mut used: Vec<Raw> = (0..NBD_CONNECTIONS_MAX).map(|_| Raw::ready(&server, HeaderStyle::Simple)).collect();
-    assert_turned_away(&server);
+    let stream = UnixStream::connect(server.socket()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(std::io::Read::read(&mut &stream, &mut [0; 18]).unwrap_or(0), 0, "one too many is turned away");
     for raw in &mut used {
         assert_eq!(raw.ask(command::FLUSH, 0, 0, 0, b""), 0);
     }
     used.pop();
     server.wait_until("one has gone", |state| state.clients.len() == NBD_CONNECTIONS_MAX - 1);
     Raw::ready(&server, HeaderStyle::Simple);
-}
-
-fn assert_turned_away(server: &Server) {
-    let stream = UnixStream::connect(server.socket()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    assert_eq!(std::io::Read::read(&mut &stream, &mut [0; 18]).unwrap_or(0), 0, "one too many is greeted");
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! Clients that mean harm, break, or vanish: each costs its own connection and nothing else.
 
 use crate::raw::{Raw, info};
-use crate::server::{Server, State};
+use crate::server::{Server, State, times};
 use proptest::prelude::*;
 use std::time::Duration;
-use twinblock::base::limits::{
-    NBD_READ_WINDOW_BYTES, NBD_REQUESTS_IN_FLIGHT_MAX, NBD_SEND_TIME_MAX, NBD_STALL_TIME_MAX,
-};
+use twinblock::base::limits::{NBD_READ_WINDOW_BYTES, NBD_REQUESTS_IN_FLIGHT_MAX};
 use twinblock::base::range::ByteRange;
 use twinblock::base::request::Action;
 use twinblock::wire::nbd::handshake::{ClientOption, encode_option};
@@ -110,7 +108,7 @@ fn a_client_that_reads_nothing_is_bounded_and_cut_in_the_end() {
     }
     let unsent = server.with(|state| state.clients.iter().map(|client| client.unsent_bytes).max().unwrap());
     assert!(unsent <= NBD_READ_WINDOW_BYTES + 4096, "{unsent} bytes wait for a client that reads nothing");
-    server.with(|state| state.clock_ahead = NBD_SEND_TIME_MAX + Duration::from_secs(1));
+    server.with(|state| state.clock_ahead = times().send + Duration::from_secs(1));
     server.wait_until("it is cut", |state| state.clients.len() == 1);
     assert_eq!(filled.ask(command::FLUSH, 0, 0, 0, b""), 0);
     drop((filled, deaf));
@@ -152,7 +150,7 @@ fn clients_that_sit_on_every_buffer_make_room_for_one_that_works() {
     let mut rounds = 0;
     while !server.with(|state| begun(state)) {
         let before = server.with(|state| {
-            state.clock_ahead += NBD_STALL_TIME_MAX;
+            state.clock_ahead += times().stall;
             state.clients.len()
         });
         server.wait_until("room is made", |state| begun(state) || state.clients.len() < before);

@@ -18,7 +18,8 @@ use twinblock::io::poller::{Interest, Poller, Waker};
 use twinblock::io::pool::Pool;
 use twinblock::logic::export::offer::{Availability, Terms};
 use twinblock::logic::mirror::interface::Serving;
-use twinblock::runtime::shard::clients::{ClientView, Clients, Host, NbdListener, NbdStream};
+use twinblock::runtime::config::settings::VolumeSettings;
+use twinblock::runtime::shard::clients::{ClientTimes, ClientView, Clients, Host, NbdListener, NbdStream};
 
 /// Name of the volume.
 pub const VOLUME: &str = "vol0";
@@ -302,11 +303,16 @@ impl Drop for Server {
     }
 }
 
+/// How long clients are waited for.
+pub fn times() -> ClientTimes {
+    VolumeSettings::default().client_times()
+}
+
 fn run(listeners: Vec<NbdListener>, state: Arc<Mutex<State>>, waker: &Waker) {
     let mut poller = Poller::new().unwrap();
     let mut pool = Pool::new().unwrap();
     poller.add(waker.as_fd(), TOKEN_WAKER, Interest::READ).unwrap();
-    let mut clients = Clients::new(VOLUME, listeners, TOKEN_CLIENTS, &poller).unwrap();
+    let mut clients = Clients::new(VOLUME, listeners, times(), TOKEN_CLIENTS, &poller).unwrap();
     let mut core = Core { state, taken: Vec::new() };
     let mut events = Vec::new();
     loop {
@@ -322,16 +328,16 @@ fn run(listeners: Vec<NbdListener>, state: Arc<Mutex<State>>, waker: &Waker) {
             if event.token == TOKEN_WAKER {
                 waker.take();
             } else {
-                clients.on_event(event, now, &poller);
+                clients.on_event(event);
             }
         }
         for stream in std::mem::take(&mut core.state().adopted) {
-            clients.adopt(stream, now, &poller).unwrap();
+            clients.adopt(stream, now, &mut pool, &poller).unwrap();
         }
         if let Some(reason) = core.state().cut.take() {
             clients.cut(&reason, &mut pool, &poller);
         }
-        clients.admit(&mut core, &mut pool, &poller);
+        clients.admit(&mut core, now, &mut pool, &poller);
         let ending = core.state().ending;
         if ending {
             clients.cut("the test has ended", &mut pool, &poller);

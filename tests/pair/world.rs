@@ -23,53 +23,14 @@ pub const BLOCKS: usize = 512;
 pub const REGION_SHIFT: u32 = 16;
 
 fn settings(node: u8, exclusion: Exclusion) -> Settings {
-    Settings {
-        name: "vol0".into(),
-        node: NodeId(node),
-        node_names: ["alpha".into(), "beta".into()],
-        volume: Uuid(7),
-        exclusion,
-        mode: Mode::Sync,
-        overflow: Overflow::Block,
-        async_bytes_max: 1 << 20,
-        async_age_max: Duration::from_secs(5),
-        receipt_gating: true,
-        exact_recovery: false,
-        remote_io_timeout: Duration::from_secs(10),
-        link_timeout: Duration::from_secs(5),
-        disk_timeout: Duration::from_secs(30),
-        suspend_max: Duration::from_secs(30),
-        intent_idle: Duration::from_secs(60),
-        resync_rate_max: 0,
-        resync_rate_min: 1 << 20,
-        latency_allowance: 1.25,
-    }
+    let usual = Settings::usual(NodeId(node), Uuid(7));
+    Settings { exclusion, receipt_gating: true, resync_rate_min: 1 << 20, ..usual }
 }
 
 fn fresh_superblock(node: u8, device: u128) -> Superblock {
-    Superblock {
-        sequence: 1,
-        volume: Uuid(7),
-        device: Uuid(device),
-        peer_device: None,
-        node: NodeId(node),
-        committed_bytes: 0,
-        region_shift: REGION_SHIFT,
-        role: Role::Secondary,
-        disk: DiskState::UpToDate,
-        lineage: Lineage::starting_at(Generation::ZEROED),
-        primary_epoch: Epoch(0),
-        seen_epoch: Epoch(0),
-        cache_epoch: 0,
-        join: None,
-        unfinished: None,
-        snapshot: None,
-        clean: false,
-        peer_outdated: false,
-        discard: false,
-        requested: None,
-        suspect: false,
-    }
+    let blank = Superblock::blank(Uuid(7), NodeId(node), Uuid(device), REGION_SHIFT);
+    let lineage = Lineage::starting_at(Generation::ZEROED);
+    Superblock { disk: DiskState::UpToDate, lineage, clean: false, ..blank }
 }
 
 fn start(node: u8, exclusion: Exclusion, loaded: Loaded, incarnation: u64) -> Mirror {

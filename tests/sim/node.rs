@@ -13,7 +13,7 @@ use twinblock::base::command::Command;
 use twinblock::base::error::DiskError;
 use twinblock::base::ids::{BootId, BufferId, CommandId, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
 use twinblock::base::range::{BLOCK, ByteRange};
-use twinblock::base::state::{DiskState, Exclusion};
+use twinblock::base::state::DiskState;
 use twinblock::base::time::Moment;
 use twinblock::logic::mirror::Mirror;
 use twinblock::logic::mirror::interface::{DiskIo, Identity, Input, Settings};
@@ -309,15 +309,9 @@ fn broken_on_purpose(mirror: Mirror, config: &Config) -> Mirror {
 /// The settings both nodes share, but for their own number.
 pub fn settings(config: &Config, node: usize) -> Settings {
     Settings {
-        name: "vol0".into(),
-        node: NodeId(node as u8),
-        node_names: NAMES.map(String::from),
-        volume: metadata::VOLUME,
-        exclusion: Exclusion::Operator,
         mode: config.mode,
         overflow: config.overflow,
         async_bytes_max: config.async_bytes_max,
-        async_age_max: Duration::from_secs(5),
         receipt_gating: config.gating,
         exact_recovery: config.exact,
         remote_io_timeout: config.remote_io_timeout,
@@ -327,6 +321,6 @@ pub fn settings(config: &Config, node: usize) -> Settings {
         intent_idle: config.intent_idle,
         resync_rate_max: config.resync_rate_max,
         resync_rate_min: 1 << 20,
-        latency_allowance: 1.25,
+        ..Settings::usual(NodeId(node as u8), metadata::VOLUME)
     }
 }

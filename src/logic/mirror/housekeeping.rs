@@ -7,9 +7,7 @@ use super::request::Path;
 use super::session::Session;
 use super::slab::Key;
 use crate::base::error::RequestError;
-use crate::base::limits::{
-    FLUSH_INTERVAL, FLUSH_WINDOW_BYTES, INTENT_SWEEP_INTERVAL, PING_INTERVAL, SNAPSHOT_INTERVAL,
-};
+use crate::base::limits::FLUSH_WINDOW_BYTES;
 use crate::base::state::{DiskState, Mode, Role};
 use crate::base::time::Moment;
 use crate::wire::message::Message;
@@ -19,8 +17,6 @@ use std::time::Duration;
 const BUSY: Duration = Duration::from_millis(100);
 /// Time between two looks while nothing is.
 const IDLE: Duration = Duration::from_millis(500);
-/// Time after which blocks that a resync's source could not read are tried again.
-const UNREADABLE_RETRY: Duration = Duration::from_secs(30);
 
 /// When things were last done.
 #[derive(Debug, Default)]
@@ -36,8 +32,18 @@ pub(super) struct Timers {
 impl Timers {
     /// When the core wants to be asked again at the latest.
     pub(super) fn next(&self, mirror: &Mirror) -> Moment {
-        let busy = !mirror.slots.is_empty() || !mirror.chunks.is_empty() || mirror.session.is_some();
-        let look = self.looked + if busy { BUSY } else { IDLE };
+        let at_rest = |session: &Session| session.mirrors() && !session.is_copying();
+        let quiet = mirror.slots.is_empty()
+            && mirror.chunks.is_empty()
+            && mirror.ops.is_empty()
+            && mirror.unstable.is_empty()
+            && mirror.session.as_ref().is_none_or(at_rest);
+        let mut look = self.looked + if quiet { IDLE } else { BUSY };
+        if let Some(session) = &mirror.session {
+            let due = mirror.ping_due(session).min(session.heard + mirror.settings.link_timeout);
+            // Not before `tick` would look.
+            look = look.min(due.max(self.looked + BUSY / 2));
+        }
         let copying = mirror.verify.is_some() || mirror.session.as_ref().is_some_and(|session| session.is_copying());
         match mirror.governor.next() {
             Some(tokens) if copying => look.min(tokens),
@@ -71,10 +77,10 @@ impl Mirror {
     /// Pings, silence, and a peer that takes frames but does not write them.
     fn watch_link(&mut self, out: &mut Vec<Effect>) {
         let now = self.now;
+        let ping = self.session.as_ref().is_some_and(|session| self.ping_due(session) <= now);
         let Some(session) = self.session.as_mut() else { return };
         let silence = now.since(session.heard);
         let unwritten = session.oldest_unwritten().map(|since| now.since(since));
-        let ping = now.since(session.pinged) >= PING_INTERVAL;
         if ping {
             session.pinged = now;
         }
@@ -92,6 +98,14 @@ impl Mirror {
         } else if ping {
             self.send(Message::Ping { token: now.0 }, out);
         }
+    }
+
+    /// When the next ping goes out. A secondary pings for what the answers prove (see `peer_probed`); a primary only
+    /// wants to hear something, which the secondary's pings are.
+    fn ping_due(&self, session: &Session) -> Moment {
+        let interval = self.settings.ping_interval;
+        let due = session.pinged + interval;
+        if self.role == Role::Primary { due.max(session.heard + interval + interval / 2) } else { due }
     }
 
     /// Clients wait and the peer, though alive, does not come to the point: they are served alone until it does.
@@ -142,7 +156,8 @@ impl Mirror {
 
     /// Bounds what is unstable, and with it what a crash leaves to compare.
     fn flush_sometimes(&mut self, out: &mut Vec<Effect>) {
-        let due = self.now.since(self.flushing.began) >= FLUSH_INTERVAL || self.unstable.bytes() >= FLUSH_WINDOW_BYTES;
+        let due = self.now.since(self.flushing.began) >= self.settings.flush_interval
+            || self.unstable.bytes() >= FLUSH_WINDOW_BYTES;
         let sends = self.session.as_ref().is_some_and(|session| session.mirrors());
         let wanted = self.role == Role::Primary || self.session.as_ref().is_some_and(|session| session.is_copying());
         // A client's flush may have made the peer durable, but not what was still on its way to our own disk.
@@ -154,7 +169,7 @@ impl Mirror {
 
     /// While not in sync, keeps the exact record of what differs durable beside the coarse one.
     fn snapshot_sometimes(&mut self, out: &mut Vec<Effect>) {
-        let due = self.now.since(self.timers.snapshot) >= SNAPSHOT_INTERVAL;
+        let due = self.now.since(self.timers.snapshot) >= self.settings.snapshot_interval;
         let settled = !self.maps_unreadable && !self.is_snapshotting();
         if due && settled && !self.is_joined() && self.marks.bytes() != self.timers.snapshot_bytes {
             self.timers.snapshot_bytes = self.marks.bytes();
@@ -168,7 +183,10 @@ impl Mirror {
     }
 
     fn sweep_sometimes(&mut self, out: &mut Vec<Effect>) {
-        if self.now.since(self.timers.sweep) < INTENT_SWEEP_INTERVAL || !self.is_joined() || !self.marks.is_empty() {
+        if self.now.since(self.timers.sweep) < self.settings.intent_sweep_interval
+            || !self.is_joined()
+            || !self.marks.is_empty()
+        {
             return;
         }
         self.timers.sweep = self.now;
@@ -182,11 +200,11 @@ impl Mirror {
         let now = self.now;
         if let Some(source) = self.session.as_mut().and_then(|session| session.source()) {
             source.meter.advance(now);
-            if !source.unreadable.is_empty() && now.since(self.timers.unreadable) >= UNREADABLE_RETRY {
+            if !source.unreadable.is_empty() && now.since(self.timers.unreadable) >= self.settings.unreadable_retry {
                 self.timers.unreadable = now;
                 source.unreadable.clear();
             }
-            if now.since(source.told) >= PING_INTERVAL {
+            if now.since(source.told) >= self.settings.ping_interval {
                 self.tell_progress(out);
             }
         }

@@ -24,7 +24,7 @@ use crate::wire::metadata::record::{Loaded, Record};
 use std::time::Duration;
 
 /// Settings of one volume, fixed for the life of its core.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Name of the volume, for the view.
     pub name: String,
@@ -56,14 +56,56 @@ pub struct Settings {
     pub disk_timeout: Duration,
     /// Longest time requests are held when neither disk serves, before they fail.
     pub suspend_max: Duration,
+    /// Time between two pings on a link.
+    pub ping_interval: Duration,
+    /// Time between two internal flushes while something is unstable.
+    pub flush_interval: Duration,
+    /// Time between two dirty snapshots while not in sync.
+    pub snapshot_interval: Duration,
     /// Age at which an idle, stable region's intent is cleared.
     pub intent_idle: Duration,
+    /// Time between two looks for intents that may be cleared.
+    pub intent_sweep_interval: Duration,
+    /// Time after which blocks that a resync's source could not read are tried again.
+    pub unreadable_retry: Duration,
     /// Resync rate never exceeded, bytes per second; 0 for none.
     pub resync_rate_max: u64,
     /// Resync rate kept up under any client load, bytes per second.
     pub resync_rate_min: u64,
     /// Client write latency during a resync may be this many times what it is without.
     pub latency_allowance: f64,
+}
+
+impl Settings {
+    /// A synchronous volume called `vol0` with every setting as the configuration's reference has it.
+    pub fn usual(node: NodeId, volume: Uuid) -> Settings {
+        Settings {
+            name: "vol0".into(),
+            node,
+            node_names: ["alpha".into(), "beta".into()],
+            volume,
+            exclusion: Exclusion::Operator,
+            mode: Mode::Sync,
+            overflow: Overflow::Block,
+            async_bytes_max: 256 << 20,
+            async_age_max: Duration::from_secs(5),
+            receipt_gating: false,
+            exact_recovery: false,
+            remote_io_timeout: Duration::from_secs(10),
+            link_timeout: Duration::from_secs(5),
+            disk_timeout: Duration::from_secs(30),
+            suspend_max: Duration::from_secs(25),
+            ping_interval: Duration::from_millis(200),
+            flush_interval: Duration::from_millis(500),
+            snapshot_interval: Duration::from_secs(30),
+            intent_idle: Duration::from_secs(600),
+            intent_sweep_interval: Duration::from_secs(10),
+            unreadable_retry: Duration::from_secs(30),
+            resync_rate_max: 0,
+            resync_rate_min: 10 << 20,
+            latency_allowance: 1.25,
+        }
+    }
 }
 
 /// Who this process is; fixed for the life of the core.
@@ -481,34 +523,4 @@ pub enum Note {
     },
     /// An asynchronous volume fell behind on purpose.
     Shed,
-}
-
-/// Settings for unit tests.
-#[cfg(test)]
-pub(crate) mod tests_support {
-    use super::*;
-
-    pub(crate) fn settings() -> Settings {
-        Settings {
-            name: "vol0".into(),
-            node: NodeId(0),
-            node_names: ["alpha".into(), "beta".into()],
-            volume: Uuid(7),
-            exclusion: Exclusion::Operator,
-            mode: Mode::Sync,
-            overflow: Overflow::Block,
-            async_bytes_max: 1 << 20,
-            async_age_max: Duration::from_secs(5),
-            receipt_gating: true,
-            exact_recovery: false,
-            remote_io_timeout: Duration::from_secs(10),
-            link_timeout: Duration::from_secs(5),
-            disk_timeout: Duration::from_secs(30),
-            suspend_max: Duration::from_secs(30),
-            intent_idle: Duration::from_secs(60),
-            resync_rate_max: 0,
-            resync_rate_min: 1 << 20,
-            latency_allowance: 1.25,
-        }
-    }
 }

@@ -8,13 +8,11 @@ use super::interface::{Effect, Note, Order};
 use super::session::STOPPING;
 use crate::base::command::CommandOutcome;
 use crate::base::ids::CommandId;
+use crate::base::limits::REQUESTS_STOP_TIME_MAX;
 use crate::base::state::{DiskState, Role};
 use crate::base::time::Moment;
 use crate::wire::message::Message;
 use std::time::Duration;
-
-/// Longest time a stopping node waits for requests that can't be served.
-const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// A demotion under way.
 #[derive(Debug)]
@@ -158,7 +156,7 @@ impl Mirror {
     /// Goes on with a stop as far as it can.
     pub(super) fn stop_step(&mut self, out: &mut Vec<Effect>) {
         let Some(stopping) = &self.pending.stopping else { return };
-        let late = self.now.since(stopping.began) >= STOP_TIME_MAX;
+        let late = self.now.since(stopping.began) >= REQUESTS_STOP_TIME_MAX;
         match stopping.step {
             Step::Draining if self.is_settled() && self.old_frames_ended() && !self.door.is_opening() => {
                 self.set_stop_step(Step::Flushing(self.flushing.number() + 1));

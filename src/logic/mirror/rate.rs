@@ -170,7 +170,11 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::mirror::interface::tests_support::settings;
+    use crate::base::ids::{NodeId, Uuid};
+
+    fn settings() -> Settings {
+        Settings { resync_rate_min: 1 << 20, ..Settings::usual(NodeId(0), Uuid(7)) }
+    }
 
     fn run(governor: &mut Governor, milliseconds: u64, latency_us: u64, copying: bool) {
         for _ in 0..milliseconds / 10 {

@@ -2,7 +2,9 @@
 
 use super::settings::{DaemonSettings, Row, VolumeSettings};
 use super::{ADDRESSES_MAX, NAME_BYTES_MAX, VOLUMES_MAX};
+use crate::base::limits;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// A key that is no tunable: it says what the cluster is made of.
 struct Key {
@@ -85,6 +87,53 @@ const PLACE: &[Key] = &[
     },
 ];
 
+/// A time that is no setting.
+struct Fixed {
+    time: Duration,
+    doc: &'static str,
+}
+
+const FIXED: &[Fixed] = &[
+    Fixed {
+        time: limits::PEER_GONE_WITHIN,
+        doc: "Age of the peer's last answer to a ping up to which its daemon, found not running, counts as not having \
+              gone on alone, so that `promote` needs no `--force`. Safety depends on it being shorter than the next one \
+              *on the other server*, so neither can be set.",
+    },
+    Fixed {
+        time: limits::SOLO_AFTER,
+        doc: "Time for which a primary that lost its link acknowledges nothing, unless it finds the peer's daemon not \
+              running. Longer than the one before by more than the clocks of two servers can differ in rate.",
+    },
+    Fixed { time: limits::PROBE_PAUSE, doc: "Time between two tries to find out whether the peer's daemon runs." },
+    Fixed {
+        time: limits::LINK_LINGER_TIME_MAX,
+        doc: "Time a session that was ended in order has to send its last frames.",
+    },
+    Fixed { time: limits::DISK_LOCK_TIME, doc: "Wait for a disk that another process has locked." },
+    Fixed {
+        time: limits::DISK_LOCK_DYING_TIME,
+        doc: "The same when that process was killed: the kernel keeps the lock until its last I/O has ended.",
+    },
+    Fixed {
+        time: limits::DISK_CLOSE_TIME_MAX,
+        doc: "Wait of `attach` and `replace-disk` for the last operation of a disk that was given up.",
+    },
+    Fixed {
+        time: limits::REQUESTS_STOP_TIME_MAX,
+        doc: "Wait of a stopping daemon for requests that neither disk can serve; `stop_timeout` bounds the whole.",
+    },
+    Fixed {
+        time: limits::SHARD_STOP_TIME_MAX,
+        doc: "Time a stopped volume has for the last bytes to its clients and its peer.",
+    },
+    Fixed {
+        time: limits::NBD_ACCEPT_PAUSE,
+        doc: "Time without accepting clients after the kernel had no descriptor or memory for one.",
+    },
+    Fixed { time: limits::POOL_TRIM_AFTER, doc: "Idle time after which a volume gives its buffers' memory back." },
+];
+
 /// The whole reference as markdown.
 pub fn markdown() -> String {
     let mut out = String::new();
@@ -104,6 +153,11 @@ pub fn markdown() -> String {
     keys(&mut out, "`[volume.on.NODE]`, one for each node", PLACE);
     out.push_str("## `[daemon]`\n\n| setting | kind | default | bounds | meaning |\n|---|---|---|---|---|\n");
     rows(&mut out, DaemonSettings::ROWS);
+    out.push_str("## Fixed times\n\nNo settings: here because they tell how long things take.\n\n");
+    out.push_str("| time | meaning |\n|---|---|\n");
+    for fixed in FIXED {
+        let _ = writeln!(out, "| {} ms | {} |", fixed.time.as_millis(), fixed.doc);
+    }
     out.truncate(out.trim_end().len());
     out.push('\n');
     out

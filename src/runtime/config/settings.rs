@@ -7,6 +7,7 @@ use super::document::{Document, Section, Value};
 use super::units;
 use crate::base::state::{Mode, Overflow};
 use crate::io::ring::Choice;
+use crate::runtime::shard::clients::ClientTimes;
 use std::time::Duration;
 use toml::de::DeValue;
 
@@ -127,14 +128,34 @@ settings! {
         disk_timeout: Duration = "30s", "0" to "1h";
         /// Longest time requests are held while neither disk can serve, before they fail.
         suspend_max: Duration = "25s", "0" to "1h";
+        /// Time between two pings on a link. What a server knows of its peer when the peer is gone is as old as this, so
+        /// it is short beside the fixed times below.
+        ping_interval: Duration = "200ms", "100ms" to "500ms";
+        /// Time between two flushes of both disks while something is not durable yet: bounds what a crash leaves to compare.
+        flush_interval: Duration = "500ms", "100ms" to "1min";
+        /// Time between two records of exactly what differs, while not in sync; in between, the coarse record holds.
+        snapshot_interval: Duration = "30s", "1s" to "1h";
         /// Age at which an idle region, durable on both disks, leaves the write-intent map.
         intent_idle: Duration = "10min", "1s" to "1d";
+        /// Time between two looks for regions that may leave the write-intent map.
+        intent_sweep_interval: Duration = "10s", "1s" to "1h";
+        /// Time after which a resync tries again to read what its source's disk could not read.
+        unreadable_retry: Duration = "30s", "1s" to "1h";
         /// Resync never goes faster than this.
         resync_rate_max: Rate = "none";
         /// Resync never goes slower than this because of the application, so that it always gets on.
         resync_rate_min: Rate = "10MiB/s", "64KiB/s" to "100GiB/s";
         /// While a resync runs, the application's write latency may be this many times what it is without.
         latency_allowance: f64 = "1.25", "1" to "100";
+        /// Longest time an NBD client may take to negotiate. One that has chosen the export may be silent for ever.
+        nbd_handshake_timeout: Duration = "10s", "100ms" to "10min";
+        /// Longest time an NBD client may leave its answers unread before its connection is cut.
+        nbd_send_timeout: Duration = "1min", "1s" to "1h";
+        /// The same while another client waits for a buffer, and then also the longest pause inside a write's data.
+        nbd_stall_timeout: Duration = "5s", "100ms" to "1h";
+        /// Silence after which the kernel asks whether a TCP client is still there, and time between two such questions;
+        /// after about ten of them it is gone.
+        nbd_keepalive: Duration = "30s", "1s" to "1h";
     }
 }
 
@@ -161,6 +182,12 @@ settings! {
         refused_retry_min: Duration = "1s", "10ms" to "10min";
         /// Longest wait after the peer refused.
         refused_retry_max: Duration = "1min", "10ms" to "1h";
+        /// Longest wait after the peer said that its operator disconnected the volume: `connect` there takes no longer.
+        disconnected_retry_max: Duration = "2s", "10ms" to "10min";
+        /// A link that was up this long was a good one: when it is lost, the waits are short again.
+        steady_time: Duration = "10s", "0" to "1h";
+        /// A peer that keeps a connection this long without a word counts as running, when this server looks whether it is.
+        probe_patience: Duration = "300ms", "50ms" to "900ms";
         /// Longest time `run` takes to stop in order after SIGTERM before it ends without.
         stop_timeout: Duration = "20s", "1s" to "10min";
         /// A connection to the control socket that is silent this long is closed.
@@ -186,7 +213,20 @@ impl DaemonSettings {
     }
 }
 
+/// Pings that must fit into the silence after which a link is given up.
+const PINGS_PER_TIMEOUT: u32 = 4;
+
 impl VolumeSettings {
+    /// How long NBD clients are waited for.
+    pub fn client_times(&self) -> ClientTimes {
+        ClientTimes {
+            handshake: self.nbd_handshake_timeout,
+            send: self.nbd_send_timeout,
+            stall: self.nbd_stall_timeout,
+            keepalive: self.nbd_keepalive,
+        }
+    }
+
     /// Reports settings that contradict each other.
     pub fn check(&self, document: &Document<'_>, section: &Section<'_, '_>) {
         let problem = |key: &str, reason: String, next: &str| {
@@ -195,6 +235,16 @@ impl VolumeSettings {
         if self.exact_recovery && !self.receipt_gating {
             let reason = "it needs `receipt_gating = true`".to_string();
             problem("exact_recovery", reason, "turn the one on or the other off");
+        }
+        if self.link_timeout < self.ping_interval * PINGS_PER_TIMEOUT {
+            let least = units::show_time(self.ping_interval * PINGS_PER_TIMEOUT);
+            let reason =
+                format!("it is less than {PINGS_PER_TIMEOUT} times `ping_interval`: a late ping would end the link");
+            problem("link_timeout", reason, &format!("make it at least {least}, or shorten `ping_interval`"));
+        }
+        if self.nbd_stall_timeout > self.nbd_send_timeout {
+            let reason = "it is longer than `nbd_send_timeout`".to_string();
+            problem("nbd_stall_timeout", reason, "shorten it, or lengthen `nbd_send_timeout`");
         }
         if self.resync_rate_max.0 != 0 && self.resync_rate_min > self.resync_rate_max {
             let reason = "it is more than `resync_rate_max`".to_string();

@@ -87,6 +87,13 @@ fn settings_are_read_with_their_units() {
 }
 
 #[test]
+fn what_the_core_calls_usual_are_the_defaults_here() {
+    let config = parse_text(GOOD).unwrap();
+    let usual = Settings::usual(NodeId(0), config.volume_uuid("vol0"));
+    assert_eq!(config.core_settings(config.volume("vol0").unwrap()), usual);
+}
+
+#[test]
 fn the_volume_identity_depends_on_cluster_and_name_only() {
     let here = parse_text(GOOD).unwrap();
     let there = parse(Path::new("x.toml"), GOOD, Some("beta"), "", Depth::File).unwrap();
@@ -198,6 +205,18 @@ const WRONG: &[(&str, &str, &str)] = &[
         "exact_recovery: it needs `receipt_gating = true`",
     ),
     ("mode = \"sync\"", "resync_rate_max = \"1MiB/s\"", "resync_rate_min: it is more than `resync_rate_max`"),
+    (
+        "mode = \"sync\"",
+        "ping_interval = \"500ms\"\nlink_timeout = \"1s\"",
+        "volume.vol0.link_timeout: it is less than 4 times `ping_interval`: a late ping would end the link; make it at \
+         least 2 s",
+    ),
+    ("mode = \"sync\"", "ping_interval = \"2s\"", "ping_interval: 2s is out of bounds; choose from 100ms to 500ms"),
+    (
+        "mode = \"sync\"",
+        "nbd_stall_timeout = \"2min\"",
+        "volume.vol0.nbd_stall_timeout: it is longer than `nbd_send_timeout`; shorten it",
+    ),
     ("[volume.on.beta]", "[volume.on.gamma]", "volume.vol0.on.beta: this setting is missing; add `[volume.on.beta]`"),
     ("disk = \"beta.img\"", "", "volume.vol0.on.beta.disk: this setting is missing"),
     ("disk = \"beta.img\"", "disk = \"\"", "volume.vol0.on.beta.disk: this is no path"),

@@ -4,15 +4,12 @@ use super::control::view;
 use super::volume::{self, Volume};
 use super::{Daemon, events::ANSWER_TIME_MAX};
 use crate::base::command::{Command, CommandOutcome, Refusal};
+use crate::base::limits::DISK_CLOSE_TIME_MAX;
 use crate::base::state::{DiskState, Role};
 use crate::io::disk::{DiskSpec, InitOptions, InitialContent, init_disk};
 use crate::runtime::config::{self, Depth, PlaceConfig};
 use std::path::PathBuf;
-use std::time::Duration;
 use tokio::time::timeout;
-
-/// Longest wait until the last operation on a disk given up has ended.
-const CLOSE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Opens the configured disk of a volume that has none.
 pub async fn attach(daemon: &Daemon, volume: &Volume) -> Result<String, Refusal> {
@@ -102,7 +99,7 @@ async fn closed(volume: &Volume) -> Result<(), Refusal> {
             volume.disk_closed.notified().await;
         }
     };
-    timeout(CLOSE_TIME_MAX, wait).await.map_err(|_| {
+    timeout(DISK_CLOSE_TIME_MAX, wait).await.map_err(|_| {
         Refusal::new(
             "disk-busy",
             format!("An operation on the old disk of {} has not ended yet.", volume.name),
@@ -130,7 +127,7 @@ async fn open_and_attach(daemon: &Daemon, volume: &Volume, place: PlaceConfig) -
     let disk = opened.map_err(|error| fault(&error.to_string()))??;
     volume::warn_of(&volume.name, &disk);
     volume.disk_open.set(true);
-    let attached = timeout(CLOSE_TIME_MAX.max(ANSWER_TIME_MAX), volume.shard.attach(disk)).await;
+    let attached = timeout(DISK_CLOSE_TIME_MAX.max(ANSWER_TIME_MAX), volume.shard.attach(disk)).await;
     match attached {
         Ok(CommandOutcome::Done(sentence)) => {
             *volume.place.borrow_mut() = place;

@@ -64,6 +64,7 @@ impl Volume {
             disk,
             disk_reason,
             listeners,
+            client_times: volume.settings.client_times(),
             events,
             disk_engine: config.daemon.disk_engine,
         })

@@ -3,18 +3,13 @@
 use super::auth::{self, AuthError, Authenticated};
 use super::backoff::Backoff;
 use super::{Local, VolumeLink};
-use crate::base::limits::{PEER_GONE_WITHIN, PROBE_PATIENCE, PROBE_PAUSE};
+use crate::base::limits::{PEER_GONE_WITHIN, PROBE_PAUSE};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-
-/// A session that lasted so long was a good one: the next try comes soon.
-const STEADY_TIME: Duration = Duration::from_secs(10);
-/// Longest wait after the peer said that its operator disconnected the volume: `connect` there should not take long.
-const DISCONNECTED_RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Dials whenever a session is wanted, for as long as the daemon runs.
 ///
@@ -30,13 +25,13 @@ pub async fn keep_connected(local: &Local, link: &VolumeLink) {
         while !link.is_wanted() {
             link.changed.notified().await;
         }
-        if connected.take().is_some_and(|since| since.elapsed() >= STEADY_TIME) {
+        if connected.take().is_some_and(|since| since.elapsed() >= settings.steady_time) {
             lost.reset();
         }
         let longest = match wait {
             Wait::Lost => lost.wait(random()),
             Wait::Refused => refused.wait(random()),
-            Wait::Disconnected => refused.wait(random()).min(DISCONNECTED_RETRY_MAX),
+            Wait::Disconnected => refused.wait(random()).min(settings.disconnected_retry_max),
         };
         pause(link, longest).await;
         if !link.is_wanted() {
@@ -72,8 +67,9 @@ async fn pause(link: &VolumeLink, longest: Duration) {
 /// Whether every address of the peer refuses connections: its daemon does not run, though its kernel does.
 pub async fn peer_refuses(local: &Local) -> bool {
     let mut tries = tokio::task::JoinSet::new();
+    let patience = local.settings.probe_patience;
     for address in local.peer_addresses.clone() {
-        tries.spawn_local(async move { timeout(PEER_GONE_WITHIN, refuses(address)).await.unwrap_or(false) });
+        tries.spawn_local(async move { timeout(PEER_GONE_WITHIN, refuses(address, patience)).await.unwrap_or(false) });
     }
     while let Some(result) = tries.join_next().await {
         if !matches!(result, Ok(true)) {
@@ -86,12 +82,12 @@ pub async fn peer_refuses(local: &Local) -> bool {
 /// Whether nobody listens at an address. The kernel closes a dying process's sockets one by one, so its listener may
 /// still take a connection when the link is gone already, and then drops it at once; a living daemon keeps it and
 /// waits for the first message.
-async fn refuses(address: SocketAddr) -> bool {
+async fn refuses(address: SocketAddr, patience: Duration) -> bool {
     loop {
         match TcpStream::connect(address).await {
             Ok(mut stream) => {
                 let mut byte = [0];
-                if timeout(PROBE_PATIENCE, stream.read(&mut byte)).await.is_err() {
+                if timeout(patience, stream.read(&mut byte)).await.is_err() {
                     return false;
                 }
             }

@@ -1,7 +1,7 @@
 //! The face of a shard towards the rest of the daemon: calls go in through a queue and an eventfd, answers and events
 //! come back through channels. Nothing of this is on the path of a request.
 
-use super::clients::{ClientView, NbdListener};
+use super::clients::{ClientTimes, ClientView, NbdListener};
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::SessionId;
 use crate::base::time::Moment;
@@ -30,6 +30,8 @@ pub struct ShardConfig {
     pub disk_reason: Option<String>,
     /// Where clients connect, bound already.
     pub listeners: Vec<NbdListener>,
+    /// How long they are waited for.
+    pub client_times: ClientTimes,
     /// Where the shard's events go, each with the volume's name.
     pub events: mpsc::UnboundedSender<(String, ShardEvent)>,
     /// How disk operations are carried out.

@@ -147,7 +147,8 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 
 impl Shard {
     fn new(config: ShardConfig) -> io::Result<Shard> {
-        let ShardConfig { settings, identity, disk: opened, disk_reason, listeners, events, disk_engine } = config;
+        let ShardConfig { settings, identity, disk: opened, disk_reason, listeners, client_times, events, disk_engine } =
+            config;
         let name = settings.name.clone();
         let in_group = settings.exclusion == Exclusion::Group;
         let mut node_names = settings.node_names.clone();
@@ -160,7 +161,7 @@ impl Shard {
             tracing::warn!(volume = name, "disk operations go through threads instead of io_uring, slower: {reason}");
         }
         poller.add(ring.as_fd(), TOKEN_RING, Interest::READ)?;
-        let clients = Clients::new(&name, listeners, TOKEN_CLIENTS, &poller)?;
+        let clients = Clients::new(&name, listeners, client_times, TOKEN_CLIENTS, &poller)?;
 
         let (mut disk, mut persist) = (Disk::default(), Persist::default());
         let loaded = opened.map(|opened| calls::take_into_use(opened, &mut disk, &mut persist));
@@ -225,7 +226,7 @@ impl Shard {
             node_names: &self.node_names,
             stopping: self.stopping.is_some(),
         };
-        self.clients.admit(&mut host, &mut self.pool, &self.poller);
+        self.clients.admit(&mut host, now, &mut self.pool, &self.poller);
         if self.mirror.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.mirror.handle(now, Input::Tick, &mut self.effects);
         }
@@ -270,7 +271,7 @@ impl Shard {
                 token if TOKENS_LINGERING.contains(&token) => {
                     self.link.on_linger_event(event, &mut self.pool, &self.poller);
                 }
-                _ => self.clients.on_event(event, now, &self.poller),
+                _ => self.clients.on_event(event),
             }
         }
         self.ready = ready;

@@ -5,12 +5,11 @@
 
 mod intake;
 
+use super::Patience;
 use super::host::{Host, InFlight, Means};
 use super::socket::ClientView;
 use crate::base::ids::BufferId;
-use crate::base::limits::{
-    NBD_HANDSHAKE_TIME_MAX, NBD_SEND_TIME_MAX, NBD_STAGING_BYTES, NBD_TURN_BYTES_MAX, NBD_UNSENT_BYTES_MAX,
-};
+use crate::base::limits::{NBD_STAGING_BYTES, NBD_TURN_BYTES_MAX, NBD_UNSENT_BYTES_MAX};
 use crate::base::range::{BLOCK, ByteRange};
 use crate::base::request::{Action, Outcome, Request};
 use crate::base::time::Moment;
@@ -26,7 +25,6 @@ use crate::wire::nbd::transmission::HeaderStyle;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 /// Why a connection ends, for the log.
 pub(super) type Why = String;
@@ -149,6 +147,11 @@ impl Connection {
         !matches!(self.phase, Phase::Transmission(_))
     }
 
+    /// How many came before it.
+    pub(super) fn number(&self) -> u64 {
+        self.id.1
+    }
+
     /// Whether this is the connection of that place and number.
     pub(super) fn is(&self, id: (usize, u64)) -> bool {
         self.id == id
@@ -263,8 +266,8 @@ impl Connection {
     }
 
     /// Sends what the client takes. Tells when the connection is over, which it is when the client holds buffers for
-    /// longer than `patience` without moving a byte.
-    pub(super) fn send(&mut self, now: Moment, patience: Duration, pool: &mut Pool) -> Result<(), Why> {
+    /// longer than it is borne without moving a byte.
+    pub(super) fn send(&mut self, now: Moment, patience: &Patience, pool: &mut Pool) -> Result<(), Why> {
         let before = self.stream.queued_bytes();
         if before > 0 {
             self.stream.send(pool).map_err(|error| error.to_string())?;
@@ -298,12 +301,12 @@ impl Connection {
     }
 
     /// When something must happen at the latest.
-    pub(super) fn deadline(&self, patience: Duration) -> Option<Moment> {
+    pub(super) fn deadline(&self, patience: &Patience) -> Option<Moment> {
         match self.phase {
-            Phase::Handshake(_) => Some(self.since + NBD_HANDSHAKE_TIME_MAX),
+            Phase::Handshake(_) => Some(self.since + patience.handshake),
             // One who pauses in the middle of a write is only in the way when buffers are short.
-            _ if self.stream.queued_bytes() == 0 && patience == NBD_SEND_TIME_MAX => None,
-            _ => self.stalled.map(|stalled| stalled + patience),
+            _ if self.stream.queued_bytes() == 0 && !patience.buffers_are_short => None,
+            _ => self.stalled.map(|stalled| stalled + patience.holding),
         }
     }
 

@@ -19,10 +19,7 @@ pub use host::Host;
 pub use socket::{ClientView, NbdListener, NbdStream};
 
 use crate::base::ids::RequestId;
-use crate::base::limits::{
-    NBD_ACCEPT_PAUSE, NBD_ACCEPTS_PER_TURN, NBD_CONNECTIONS_MAX, NBD_HANDSHAKES_MAX, NBD_SEND_TIME_MAX,
-    NBD_STALL_TIME_MAX,
-};
+use crate::base::limits::{NBD_ACCEPT_PAUSE, NBD_ACCEPTS_PER_TURN, NBD_CONNECTIONS_MAX, NBD_HANDSHAKES_MAX};
 use crate::base::request::Outcome;
 use crate::base::time::Moment;
 use crate::io::poller::{Event, Interest, Poller};
@@ -38,12 +35,38 @@ use std::time::Duration;
 /// Tokens of listeners lie below this many above the first one, those of connections from there on.
 const LISTENER_TOKENS: u64 = 256;
 
+/// How long clients are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientTimes {
+    /// To finish negotiating.
+    pub handshake: Duration,
+    /// To take something of the answers that wait for them.
+    pub send: Duration,
+    /// The same, and to go on inside a write's payload, while another client waits for a buffer.
+    pub stall: Duration,
+    /// Silence after which the kernel asks whether a TCP client is still there, in whole seconds.
+    pub keepalive: Duration,
+}
+
+/// What is borne of a client at present.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    handshake: Duration,
+    /// With a client that holds buffers without moving a byte.
+    holding: Duration,
+    /// Someone waits for a buffer: one who pauses in the middle of a write is in the way.
+    buffers_are_short: bool,
+}
+
 /// The clients of one volume.
 #[derive(Debug)]
 pub struct Clients {
     offer: Offer,
+    times: ClientTimes,
     token_base: u64,
     listeners: Vec<NbdListener>,
+    /// Listeners at which someone waits.
+    knocking: Vec<usize>,
     /// The kernel had no descriptor left for a client: no one is accepted until then.
     paused_until: Option<Moment>,
     /// Boxed, because every turn looks at every place, and most are empty.
@@ -58,7 +81,13 @@ pub struct Clients {
 impl Clients {
     /// Clients of the volume `name` that come through `listeners`, which are bound. The poller's tokens from
     /// `token_base` on are theirs.
-    pub fn new(name: &str, listeners: Vec<NbdListener>, token_base: u64, poller: &Poller) -> io::Result<Clients> {
+    pub fn new(
+        name: &str,
+        listeners: Vec<NbdListener>,
+        times: ClientTimes,
+        token_base: u64,
+        poller: &Poller,
+    ) -> io::Result<Clients> {
         assert!((listeners.len() as u64) < LISTENER_TOKENS, "a volume has a handful of addresses");
         for (token, listener) in (token_base..).zip(&listeners) {
             listener.set_nonblocking()?;
@@ -71,20 +100,27 @@ impl Clients {
         };
         let connections = (0..NBD_CONNECTIONS_MAX).map(|_| None).collect();
         let pieces = Pieces::default();
-        Ok(Clients { offer, token_base, listeners, paused_until: None, connections, first: 0, accepted: 0, pieces })
+        Ok(Clients {
+            offer,
+            times,
+            token_base,
+            listeners,
+            knocking: Vec::new(),
+            paused_until: None,
+            connections,
+            first: 0,
+            accepted: 0,
+            pieces,
+        })
     }
 
-    /// Serves a client that is connected already. Turned away when there are too many.
-    pub fn adopt(&mut self, stream: NbdStream, now: Moment, poller: &Poller) -> io::Result<()> {
-        let handshakes = self.connections.iter().flatten().filter(|connection| connection.is_negotiating()).count();
-        let free = self.connections.iter().position(Option::is_none);
-        let (Some(index), true) = (free, handshakes < NBD_HANDSHAKES_MAX) else {
-            return Err(io::Error::other(format!(
-                "{} has its most clients ({NBD_CONNECTIONS_MAX}, {NBD_HANDSHAKES_MAX} of them in the handshake)",
-                self.offer.name
-            )));
+    /// Serves a client that is connected already. When there are too many, the one that has been negotiating for the
+    /// longest time gives way; turned away when all of them use the volume.
+    pub fn adopt(&mut self, stream: NbdStream, now: Moment, pool: &mut Pool, poller: &Poller) -> io::Result<()> {
+        let Some(index) = self.place(pool, poller) else {
+            return Err(io::Error::other(format!("{} has its most clients ({NBD_CONNECTIONS_MAX})", self.offer.name)));
         };
-        let (peer, socket) = stream.prepare()?;
+        let (peer, socket) = stream.prepare(self.times.keepalive)?;
         let id = (index, self.accepted);
         let mut connection = Connection::new(id, peer, socket, now)?;
         connection.watched = connection.interest();
@@ -94,22 +130,41 @@ impl Clients {
         Ok(())
     }
 
+    /// A place for one more client: a free one, or that of the oldest that only negotiates.
+    fn place(&mut self, pool: &mut Pool, poller: &Poller) -> Option<usize> {
+        let negotiating = self.connections.iter().enumerate().filter_map(|(index, slot)| {
+            let connection = slot.as_ref().filter(|connection| connection.is_negotiating())?;
+            Some((connection.number(), index))
+        });
+        let (handshakes, oldest) =
+            negotiating.fold((0, None), |(count, oldest): (usize, Option<(u64, usize)>), next| {
+                (count + 1, Some(oldest.map_or(next, |oldest| oldest.min(next))))
+            });
+        let free = self.connections.iter().position(Option::is_none).filter(|_| handshakes < NBD_HANDSHAKES_MAX);
+        free.or_else(|| {
+            let (_, index) = oldest?;
+            close(&mut self.connections[index], "it gave way to a newer one", &self.offer.name, pool, poller);
+            Some(index)
+        })
+    }
+
     /// Takes note of what a descriptor of ours is ready for. Events of descriptors that are gone are ignored.
-    pub fn on_event(&mut self, event: Event, now: Moment, poller: &Poller) {
+    pub fn on_event(&mut self, event: Event) {
         let index = event.token.saturating_sub(self.token_base);
         if index < LISTENER_TOKENS {
-            self.accept(index as usize, now, poller);
+            // Later: a newcomer may get a place for which there is still an event to come.
+            self.knocking.push(index as usize);
         } else if let Some(connection) = self.connections.get_mut((index - LISTENER_TOKENS) as usize) {
             connection.iter_mut().for_each(|connection| connection.note_ready(event.readable, event.broken));
         }
     }
 
-    fn accept(&mut self, listener: usize, now: Moment, poller: &Poller) {
+    fn accept(&mut self, listener: usize, now: Moment, pool: &mut Pool, poller: &Poller) {
         for _ in 0..NBD_ACCEPTS_PER_TURN {
             let Some(listener) = self.listeners.get(listener) else { return };
             let adopted = match listener.accept() {
                 Ok(None) => return,
-                Ok(Some(stream)) => self.adopt(stream, now, poller),
+                Ok(Some(stream)) => self.adopt(stream, now, pool, poller),
                 Err(error) => {
                     tracing::warn!(volume = self.offer.name, "clients have to wait, none can be accepted: {error}");
                     self.paused_until = Some(now + NBD_ACCEPT_PAUSE);
@@ -130,9 +185,12 @@ impl Clients {
         }
     }
 
-    /// Takes in what clients sent and hands pieces to the core, as far as both go in one turn. Cuts sessions that
+    /// Accepts those who knock, takes in what clients sent and hands pieces to the core, as far as both go in one turn. Cuts sessions that
     /// belong to another life of the volume.
-    pub fn admit<H: Host>(&mut self, host: &mut H, pool: &mut Pool, poller: &Poller) {
+    pub fn admit<H: Host>(&mut self, host: &mut H, now: Moment, pool: &mut Pool, poller: &Poller) {
+        for listener in std::mem::take(&mut self.knocking) {
+            self.accept(listener, now, pool, poller);
+        }
         if self.connections.iter().flatten().any(|connection| connection.is_negotiating()) {
             self.offer.availability = host.availability();
         }
@@ -174,7 +232,7 @@ impl Clients {
         for (index, slot) in self.connections.iter_mut().enumerate() {
             let Some(connection) = slot else { continue };
             let token = self.token_base + LISTENER_TOKENS + index as u64;
-            let watched = connection.send(now, patience, pool).and_then(|()| watch(connection, token, poller));
+            let watched = connection.send(now, &patience, pool).and_then(|()| watch(connection, token, poller));
             if let Err(why) = watched {
                 close(slot, &why, &self.offer.name, pool, poller);
             }
@@ -194,13 +252,14 @@ impl Clients {
     pub fn deadline(&self) -> Option<Moment> {
         let patience = self.patience();
         let connections = self.connections.iter().flatten();
-        connections.filter_map(|connection| connection.deadline(patience)).chain(self.paused_until).min()
+        connections.filter_map(|connection| connection.deadline(&patience)).chain(self.paused_until).min()
     }
 
-    /// How long a client may hold buffers without moving a byte: less while another one waits for a buffer.
-    fn patience(&self) -> Duration {
-        let starving = self.connections.iter().flatten().any(|connection| connection.is_starving());
-        if starving { NBD_STALL_TIME_MAX } else { NBD_SEND_TIME_MAX }
+    /// A client that holds buffers is borne for less time while another one waits for a buffer.
+    fn patience(&self) -> Patience {
+        let buffers_are_short = self.connections.iter().flatten().any(|connection| connection.is_starving());
+        let holding = if buffers_are_short { self.times.stall } else { self.times.send };
+        Patience { handshake: self.times.handshake, holding, buffers_are_short }
     }
 
     /// Cuts every client that uses the volume. Those still in the handshake hear why it is not served.

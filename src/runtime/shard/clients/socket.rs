@@ -5,10 +5,7 @@ use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-
-/// Idle time after which the kernel asks whether a TCP client is still there, and between two such questions, in
-/// seconds. A client whose machine lost power is gone after about ten of them.
-const KEEPALIVE_SECONDS: u32 = 30;
+use std::time::Duration;
 
 /// A socket clients connect to, bound already.
 #[derive(Debug)]
@@ -82,7 +79,7 @@ impl AsFd for NbdListener {
 
 impl NbdStream {
     /// Who the client is, and its socket, set up for requests and answers.
-    pub(super) fn prepare(self) -> io::Result<(String, OwnedFd)> {
+    pub(super) fn prepare(self, keepalive: Duration) -> io::Result<(String, OwnedFd)> {
         use nix::sys::socket::{getsockopt, setsockopt, sockopt};
         match self {
             NbdStream::Unix(stream) => {
@@ -98,8 +95,9 @@ impl NbdStream {
                 let peer = stream.peer_addr()?.to_string();
                 stream.set_nodelay(true)?;
                 setsockopt(&stream, sockopt::KeepAlive, &true)?;
-                setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE_SECONDS)?;
-                setsockopt(&stream, sockopt::TcpKeepInterval, &KEEPALIVE_SECONDS)?;
+                let seconds = u32::try_from(keepalive.as_secs()).unwrap_or(u32::MAX).max(1);
+                setsockopt(&stream, sockopt::TcpKeepIdle, &seconds)?;
+                setsockopt(&stream, sockopt::TcpKeepInterval, &seconds)?;
                 Ok((peer, stream.into()))
             }
         }

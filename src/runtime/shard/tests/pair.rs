@@ -6,7 +6,8 @@ use crate::base::ids::{BootId, Incarnation, NodeId, SessionId};
 use crate::base::state::{DiskState, LinkState, Role};
 use crate::io::disk::{DiskSpec, InitOptions, MetadataPlace, OpenedVolume, init_disk, open_volume, volume_uuid};
 use crate::io::ring::Choice;
-use crate::logic::mirror::interface::{Identity, Settings, tests_support};
+use crate::logic::mirror::interface::{Identity, Settings};
+use crate::runtime::config::settings::VolumeSettings;
 use crate::runtime::shard::{NbdListener, ShardConfig, ShardEvent, ShardHandle, ShardView};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -31,7 +32,8 @@ fn spec(directory: &Path, node: u8) -> DiskSpec {
 }
 
 fn settings(node: u8) -> Settings {
-    Settings { node: NodeId(node), volume: volume_uuid("lab", "vol0"), ..tests_support::settings() }
+    let usual = Settings::usual(NodeId(node), volume_uuid("lab", "vol0"));
+    Settings { receipt_gating: true, resync_rate_min: 1 << 20, ..usual }
 }
 
 /// One node: its shard, and what it has said.
@@ -43,7 +45,7 @@ struct Node {
 
 impl Node {
     fn start(directory: &Path, node: u8, disk: Option<OpenedVolume>, disk_engine: Choice) -> Node {
-        let (sender, events) = mpsc::unbounded_channel();
+        let (events, heard) = mpsc::unbounded_channel();
         let socket = directory.join(format!("nbd-{node}"));
         let _ = std::fs::remove_file(&socket);
         let listeners = vec![NbdListener::Unix(UnixListener::bind(&socket).unwrap())];
@@ -51,8 +53,10 @@ impl Node {
         let identity = Identity { incarnation: Incarnation(seed), boot: BootId(5), seed };
         let disk_reason = disk.is_none().then(|| "left out by the test".to_owned());
         let settings = settings(node);
-        let config = ShardConfig { settings, identity, disk, disk_reason, listeners, events: sender, disk_engine };
-        Node { shard: ShardHandle::spawn(config).unwrap(), events, socket }
+        let client_times = VolumeSettings::default().client_times();
+        let config =
+            ShardConfig { settings, identity, disk, disk_reason, listeners, client_times, events, disk_engine };
+        Node { shard: ShardHandle::spawn(config).unwrap(), events: heard, socket }
     }
 
     /// Waits for an event, and drops those before it.
