@@ -83,6 +83,17 @@ fn a_disconnected_volume_stays_apart_until_connected() {
         let mut client = pair.client(ALPHA);
         pair.done(who, &["disconnect", "vol0"]);
         pair.wait_status(who, "disconnected", |status| status["link"] == "disconnected");
+        if who == BETA {
+            // Neither a crash nor an orderly restart forgets it.
+            pair.kill9(BETA);
+            pair.start(BETA);
+            assert_eq!(pair.status(BETA)["link"], "disconnected", "{}", pair.logs());
+            pair.stop(BETA);
+            pair.start(BETA);
+            let status = pair.status(BETA);
+            assert_eq!(status["link"], "disconnected");
+            assert!(status["link_reason"].as_str().unwrap().contains("by the operator"), "{status}");
+        }
         write(&mut client, 0, 2 << 20, 3);
         let dirty: serde_json::Value = serde_json::from_str(&pair.done(ALPHA, &["dirty", "vol0", "--json"])).unwrap();
         assert_eq!(dirty["ranges"], serde_json::json!([[0, 2 * MIB]]), "{dirty}");

@@ -58,7 +58,7 @@ const NODE: &[Key] = &[
         key: "state_dir",
         kind: "path",
         default: "/var/lib/twinblock/NAME",
-        doc: "Directory of the daemon's lock; made when it is missing.",
+        doc: "Directory of the daemon's lock, and of what a restart must remember (`disconnect`); made when it is missing.",
     },
 ];
 

@@ -1,7 +1,7 @@
 //! What the control socket is asked, answered by the volumes.
 
 use super::events::ANSWER_TIME_MAX;
-use super::{Daemon, replace, volume::Volume};
+use super::{Daemon, remembered, replace, volume::Volume};
 use crate::base::command::{CommandOutcome, Refusal};
 use crate::base::state::LinkState;
 use crate::runtime::control::message::{Answer, Ask, DIRTY_RANGES_MAX, NodeStatus, VolumeStatus};
@@ -32,8 +32,8 @@ pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
             Ok(volume) => replace::replace(daemon, &volume, disk).await,
             Err(refusal) => Err(refusal),
         },
-        Ask::Connect { volume } => find(daemon, &volume).map(|volume| set_disconnected(&volume, false)),
-        Ask::Disconnect { volume } => find(daemon, &volume).map(|volume| set_disconnected(&volume, true)),
+        Ask::Connect { volume } => find(daemon, &volume).and_then(|volume| set_disconnected(daemon, &volume, false)),
+        Ask::Disconnect { volume } => find(daemon, &volume).and_then(|volume| set_disconnected(daemon, &volume, true)),
     };
     let result = match result {
         Ok(sentence) => CommandOutcome::Done(sentence),
@@ -101,17 +101,23 @@ async fn dirty(daemon: &Daemon, volume: &str, ranges_max: usize) -> Result<Answe
     Ok(Answer::Dirty { ranges, truncated })
 }
 
-fn set_disconnected(volume: &Volume, disconnected: bool) -> String {
-    volume.link.set_disconnected(disconnected);
-    volume.shard.set_disconnected(disconnected);
-    match disconnected {
+fn set_disconnected(daemon: &Daemon, volume: &Volume, disconnected: bool) -> Result<String, Refusal> {
+    let (name, state_dir) = (&volume.name, &daemon.config.this_node().state_dir);
+    remembered::set_disconnected(state_dir, name, disconnected).map_err(|error| {
+        Refusal::new(
+            "not-remembered",
+            format!("Nothing was changed: it can't be remembered in {}: {error}.", state_dir.display()),
+            "Make room there, or correct its permissions.",
+        )
+    })?;
+    volume.set_disconnected(disconnected);
+    Ok(match disconnected {
         true => format!(
-            "disconnected from the peer until `connect {}` or a restart of the daemon; what is written meanwhile is \
-             resynced then",
-            volume.name
+            "disconnected from the peer until `connect {name}`, restarts of the daemon included; what is written \
+             meanwhile is resynced then"
         ),
         false => "connecting to the peer".into(),
-    }
+    })
 }
 
 fn as_json<T: serde::Serialize>(value: &T) -> serde_json::Value {

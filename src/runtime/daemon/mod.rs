@@ -13,6 +13,7 @@
 mod instance;
 mod log;
 mod notify;
+mod remembered;
 mod sockets;
 
 mod volume;

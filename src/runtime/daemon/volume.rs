@@ -1,6 +1,6 @@
 //! One volume of the daemon: its shard, its link, and the disk it is configured to have.
 
-use super::Place;
+use super::{Place, remembered};
 use crate::base::command::Refusal;
 use crate::io::disk::{DiskSpec, MetadataPlace, OpenedVolume, open_volume};
 use crate::logic::mirror::interface::Identity;
@@ -72,7 +72,7 @@ impl Volume {
         let offered = shard.clone();
         let offer: Offer = Box::new(move |stream, session, peer| offered.offer_link(stream, session, peer));
         let link = Rc::new(VolumeLink::new(&volume.name, config.volume_uuid(&volume.name), offer));
-        Ok(Volume {
+        let started = Volume {
             name: volume.name.clone(),
             shard,
             link,
@@ -81,7 +81,18 @@ impl Volume {
             disk_closed: Notify::new(),
             disk_change: Mutex::new(()),
             ended: Cell::new(false),
-        })
+        };
+        if remembered::is_disconnected(&config.this_node().state_dir, &volume.name) {
+            tracing::warn!(volume = %volume.name, "still disconnected by the operator; bring the link back with `connect`");
+            started.set_disconnected(true);
+        }
+        Ok(started)
+    }
+
+    /// The operator's `disconnect` and `connect`, for link and shard.
+    pub fn set_disconnected(&self, disconnected: bool) {
+        self.link.set_disconnected(disconnected);
+        self.shard.set_disconnected(disconnected);
     }
 }
 
