@@ -3,10 +3,11 @@
 use crate::pair::{ALPHA, BETA, NODES, Pair, TIME_MAX};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+
 use twinblock::runtime::demo::nbd::NbdClient;
 
 #[test]
@@ -75,20 +76,14 @@ fn the_demo_works_and_leaves_nothing_behind() {
 fn an_interrupted_demo_leaves_nothing_behind_either() {
     let folder = tempfile::tempdir().unwrap();
     let mut demo = Command::new(env!("CARGO_BIN_EXE_twinblock"));
-    demo.args(["demo", "--dir"]).arg(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    demo.args(["demo", "--dir"]).arg(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut demo = demo.spawn().unwrap();
-    let deadline = Instant::now() + TIME_MAX;
-    let running = || {
-        let made = std::fs::read_dir(folder.path()).unwrap().flatten().next()?.path();
-        std::fs::read_to_string(made.join("beta.d/daemon.lock")).ok()?.trim().parse::<i32>().ok()
-    };
-    let daemon = loop {
-        assert!(Instant::now() < deadline, "the demo starts its daemons");
-        match running() {
-            Some(pid) => break Pid::from_raw(pid),
-            None => std::thread::sleep(std::time::Duration::from_millis(10)),
-        }
-    };
+    let said =
+        BufReader::new(demo.stdout.take().unwrap()).lines().map_while(Result::ok).find(|line| line.contains("in sync"));
+    assert!(said.is_some(), "the demo starts its daemons");
+    let made = std::fs::read_dir(folder.path()).unwrap().flatten().next().unwrap().path();
+    let pid = std::fs::read_to_string(made.join("beta.d/daemon.lock")).unwrap();
+    let daemon = Pid::from_raw(pid.trim().parse().unwrap());
     kill(Pid::from_raw(demo.id() as i32), Signal::SIGINT).unwrap();
     assert_eq!(demo.wait().unwrap().code(), Some(130));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

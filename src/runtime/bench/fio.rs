@@ -1,6 +1,7 @@
 //! fio with its nbd engine, as a child process.
 
 use crate::runtime::cli::exit::{Exit, Failure};
+use crate::runtime::demo::ward::Ward;
 use serde_json::Value;
 use std::process::{Command, Stdio};
 
@@ -42,13 +43,13 @@ pub(super) fn check() -> Result<(), Failure> {
 }
 
 /// Writes the whole volume once, with data that is neither zero nor the same everywhere.
-pub(super) fn fill(uri: &str, size_bytes: u64) -> Result<(), Failure> {
+pub(super) fn fill(ward: &Ward, uri: &str, size_bytes: u64) -> Result<(), Failure> {
     let job = ["--rw=write", "--bs=1M", "--iodepth=8", "--refill_buffers"].map(str::to_owned);
-    run_fio(uri, size_bytes, job).map(|_| ())
+    run_fio(ward, uri, size_bytes, job).map(|_| ())
 }
 
 /// Puts a load on the volume for some seconds.
-pub(super) fn run(uri: &str, size_bytes: u64, load: &Load, seconds: u32) -> Result<Measured, Failure> {
+pub(super) fn run(ward: &Ward, uri: &str, size_bytes: u64, load: &Load, seconds: u32) -> Result<Measured, Failure> {
     let job = [
         format!("--rw={}", load.rw),
         format!("--bs={}", load.block_bytes),
@@ -57,15 +58,16 @@ pub(super) fn run(uri: &str, size_bytes: u64, load: &Load, seconds: u32) -> Resu
         format!("--ramp_time={RAMP_SECONDS}"),
         format!("--runtime={seconds}"),
     ];
-    let output = run_fio(uri, size_bytes, job)?;
+    let output = run_fio(ward, uri, size_bytes, job)?;
     measured(&output).ok_or_else(|| Failure::new(Exit::Failed, "fio's report has not the fields it should have"))
 }
 
-fn run_fio(uri: &str, size_bytes: u64, job: impl IntoIterator<Item = String>) -> Result<Value, Failure> {
+fn run_fio(ward: &Ward, uri: &str, size_bytes: u64, job: impl IntoIterator<Item = String>) -> Result<Value, Failure> {
     let mut command = Command::new("fio");
     command.args(["--name=bench", "--ioengine=nbd", "--output-format=json", "--randrepeat=0", "--norandommap"]);
-    command.arg(format!("--uri={uri}")).arg(format!("--size={size_bytes}")).args(job).stdin(Stdio::null());
-    let output = command.output().map_err(|error| Failure::new(Exit::Failed, format!("fio can't be run: {error}")))?;
+    command.arg(format!("--uri={uri}")).arg(format!("--size={size_bytes}")).args(job);
+    let output =
+        ward.run(&mut command).map_err(|error| Failure::new(Exit::Failed, format!("fio can't be run: {error}")))?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
         return Err(Failure::new(Exit::Failed, format!("fio failed on {uri}: {}", words.trim())));

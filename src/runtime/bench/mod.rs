@@ -15,10 +15,10 @@ mod peer;
 mod twins;
 
 use crate::runtime::cli::exit::{Exit, Failure};
-use crate::runtime::demo::pair::{Pair, when_interrupted};
+use crate::runtime::demo::pair::Pair;
+use crate::runtime::demo::ward::Ward;
 use fio::Load;
 use peer::PeerPair;
-use process::Leftovers;
 use report::{Figure, Report};
 use std::path::{Path, PathBuf};
 use twins::Twins;
@@ -66,21 +66,20 @@ pub fn bench(options: &Options) -> Result<Exit, Failure> {
     if cfg!(debug_assertions) {
         report.warn("this is a debug build, its figures mean little: cargo run --release -- bench");
     }
-    let leftovers = Leftovers::default();
-    let interrupted = leftovers.clone();
-    when_interrupted(move || interrupted.clean_up())?;
+    let ward = Ward::default();
+    ward.end_when_interrupted()?;
     let media = [("disk", &options.disk), ("tmpfs", &options.memory)];
     let result = media.into_iter().try_for_each(|(medium, directory)| {
         if let Err(reason) = process::check_room(medium, directory, options.size_bytes) {
             report.warn(format!("nothing was measured on {medium}: {reason}"));
             return Ok(());
         }
-        let pair = Pair::new(directory, "bench")?;
-        leftovers.add_pair(pair.clone());
-        let measured = measure(medium, &pair, options, &leftovers, &mut report);
+        let pair = Pair::new(directory, "bench", &ward)?;
+        let measured = measure(medium, &pair, options, &ward, &mut report);
         pair.clean_up();
         measured
     });
+    ward.close();
     report.progress("");
     result?;
     report.print();
@@ -91,19 +90,19 @@ fn measure(
     medium: &'static str,
     pair: &Pair,
     options: &Options,
-    leftovers: &Leftovers,
+    ward: &Ward,
     report: &mut Report,
 ) -> Result<(), Failure> {
     report.progress(&format!("{medium}: starting in {}", pair.folder.display()));
     let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Twins::start(pair.clone(), options.size_bytes)?)];
-    match start_peer(&pair.folder, options, leftovers) {
+    match start_peer(&pair.folder, options, ward) {
         Ok(peer) => contenders.push(Box::new(peer)),
         Err(reason) => report.warn(format!("qemu-storage-daemon was not measured on {medium}: {reason}")),
     }
     for contender in &contenders {
         // Whole blocks everywhere, so that no round has to allocate what another did not.
         report.progress(&format!("{medium}: filling the volume of {}", contender.name()));
-        fio::fill(&contender.uri(), options.size_bytes)?;
+        fio::fill(ward, &contender.uri(), options.size_bytes)?;
     }
     for round in 1..=options.rounds {
         let rounds = format!("{medium}, round {round} of {}", options.rounds);
@@ -111,7 +110,7 @@ fn measure(
             for contender in &contenders {
                 report.progress(&format!("{rounds}: {}, {}", load.words, contender.name()));
                 let before = contender.processor_seconds();
-                let result = fio::run(&contender.uri(), options.size_bytes, load, options.seconds)?;
+                let result = fio::run(ward, &contender.uri(), options.size_bytes, load, options.seconds)?;
                 // Used since before the ramp, while the requests of the ramp are not counted.
                 let part = f64::from(options.seconds) / f64::from(options.seconds + fio::RAMP_SECONDS);
                 let used = (contender.processor_seconds() - before) * part;
@@ -128,7 +127,7 @@ fn measure(
     Ok(())
 }
 
-fn start_peer(folder: &Path, options: &Options, leftovers: &Leftovers) -> Result<PeerPair, String> {
+fn start_peer(folder: &Path, options: &Options, ward: &Ward) -> Result<PeerPair, String> {
     peer::installed()?;
-    PeerPair::start(folder, options.size_bytes, leftovers).map_err(|failure| failure.to_string())
+    PeerPair::start(folder, options.size_bytes, ward).map_err(|failure| failure.to_string())
 }

@@ -1,8 +1,9 @@
 //! What users have today: a `qemu-storage-daemon` that mirrors to a `qemu-nbd`, every write waiting for both.
 
 use super::Contender;
-use super::process::{Leftovers, Process, START_TIME_MAX, free_port};
+use super::process::{Process, START_TIME_MAX, free_port};
 use crate::runtime::cli::exit::{Exit, Failure};
+use crate::runtime::demo::ward::Ward;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -35,7 +36,7 @@ pub(super) struct PeerPair {
 
 impl PeerPair {
     /// Starts both ends and mirrors.
-    pub fn start(folder: &Path, size_bytes: u64, leftovers: &Leftovers) -> Result<PeerPair, Failure> {
+    pub fn start(folder: &Path, size_bytes: u64, ward: &Ward) -> Result<PeerPair, Failure> {
         let port = free_port()?;
         let (source, target) = (folder.join("peer-source.img"), folder.join("peer-target.img"));
         for disk in [&source, &target] {
@@ -46,7 +47,7 @@ impl PeerPair {
         let mut server = Command::new("qemu-nbd");
         server.args(["--format=raw", "--cache=none", "--aio=native", "--persistent", "--export-name=target"]);
         server.args(["--bind=127.0.0.1", &format!("--port={port}")]).arg(&target);
-        let mut server = Process::start(server, folder.join("peer-target.log"), leftovers)?;
+        let mut server = Process::start(server, folder.join("peer-target.log"), ward)?;
         server.wait_until("its port", || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
 
         let (socket, control) = (folder.join("peer-nbd.sock"), folder.join("peer-qmp.sock"));
@@ -62,7 +63,7 @@ impl PeerPair {
         daemon.args(["--monitor", "chardev=qmp", "--nbd-server"]);
         daemon.arg(format!("addr.type=unix,addr.path={}", socket.display()));
         daemon.args(["--export", "type=nbd,id=export,node-name=source,name=vol0,writable=on"]);
-        let mut daemon = Process::start(daemon, folder.join("peer-source.log"), leftovers)?;
+        let mut daemon = Process::start(daemon, folder.join("peer-source.log"), ward)?;
         daemon.wait_until("its sockets", || socket.exists() && UnixStream::connect(&control).is_ok())?;
 
         let mut monitor = Monitor::connect(&control)?;

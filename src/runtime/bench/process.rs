@@ -1,13 +1,12 @@
 //! Child processes of a bench, and whether there is room for it.
 
 use crate::runtime::cli::exit::{Exit, Failure};
-use crate::runtime::demo::pair::Pair;
+use crate::runtime::demo::ward::{Member, Ward};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Time a child has to do what it was started for.
@@ -40,36 +39,6 @@ pub(super) fn check_room(medium: &str, directory: &Path, size_bytes: u64) -> Res
     Ok(())
 }
 
-/// What is to be ended and removed, however the bench ends.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Leftovers {
-    processes: Arc<Mutex<Vec<Arc<Mutex<Child>>>>>,
-    pairs: Arc<Mutex<Vec<Pair>>>,
-}
-
-impl Leftovers {
-    pub fn add_pair(&self, pair: Pair) {
-        lock(&self.pairs).push(pair);
-    }
-
-    /// Ends every process and removes every directory. May be called twice.
-    pub fn clean_up(&self) {
-        lock(&self.processes).iter().for_each(end);
-        lock(&self.pairs).iter().for_each(Pair::clean_up);
-    }
-}
-
-fn end(child: &Arc<Mutex<Child>>) {
-    let mut child = lock(child);
-    // Nothing of a throw-away process is worth keeping. One that has ended already is left alone.
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
 /// A TCP port of the loopback that was free a moment ago.
 pub(super) fn free_port() -> Result<u16, Failure> {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
@@ -81,28 +50,26 @@ pub(super) fn free_port() -> Result<u16, Failure> {
 #[derive(Debug)]
 pub(super) struct Process {
     name: String,
-    child: Arc<Mutex<Child>>,
+    member: Member,
     log: PathBuf,
 }
 
 impl Process {
     /// Starts a command; what it says goes to `log`.
-    pub fn start(mut command: Command, log: PathBuf, leftovers: &Leftovers) -> Result<Process, Failure> {
+    pub fn start(mut command: Command, log: PathBuf, ward: &Ward) -> Result<Process, Failure> {
         let name = command.get_program().to_string_lossy().into_owned();
         let fail = |error: std::io::Error| Failure::new(Exit::Failed, format!("{name} can't be started: {error}"));
         let output = fs::File::create(&log).map_err(fail)?;
         let errors = output.try_clone().map_err(fail)?;
-        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().map_err(fail)?;
-        let child = Arc::new(Mutex::new(child));
-        lock(&leftovers.processes).push(child.clone());
-        Ok(Process { name, child, log })
+        let member = ward.start(command.stdin(Stdio::null()).stdout(output).stderr(errors)).map_err(fail)?;
+        Ok(Process { name, member, log })
     }
 
     /// Waits until `is_ready`, which looks from time to time.
     pub fn wait_until(&mut self, what: &str, mut is_ready: impl FnMut() -> bool) -> Result<(), Failure> {
         let started = Instant::now();
         while !is_ready() {
-            let ended = lock(&self.child).try_wait().ok().flatten();
+            let ended = self.member.ended();
             if ended.is_some() || started.elapsed() > START_TIME_MAX {
                 let how = ended.map_or("is not ready in time".to_owned(), |status| format!("ended with {status}"));
                 let said = fs::read_to_string(&self.log).unwrap_or_default();
@@ -116,7 +83,7 @@ impl Process {
 
     /// Processor seconds it has used.
     pub fn processor_seconds(&self) -> f64 {
-        processor_seconds_of(lock(&self.child).id())
+        processor_seconds_of(self.member.id())
     }
 }
 
@@ -134,6 +101,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Drop for Process {
     fn drop(&mut self) {
-        end(&self.child);
+        // Nothing of a throw-away process is worth keeping.
+        self.member.kill();
     }
 }

@@ -102,6 +102,8 @@ impl Report {
             // Overwrites the line before.
             let _ = write!(errors, "\r\x1b[K{words}");
             let _ = errors.flush();
+        } else if !words.is_empty() {
+            let _ = writeln!(errors, "{words}");
         }
     }
 

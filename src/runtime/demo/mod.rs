@@ -7,6 +7,8 @@
 pub mod ledger;
 pub mod nbd;
 
+pub mod ward;
+
 pub mod pair;
 
 mod client;
@@ -14,7 +16,8 @@ mod client;
 use self::client::{Dice, Running, Tally};
 use self::ledger::Ledger;
 use self::nbd::NbdClient;
-use self::pair::{NODES, Pair, VOLUME, when_interrupted};
+use self::pair::{NODES, Pair, VOLUME};
+use self::ward::Ward;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::units::{show_size, show_time};
 use std::io::Read;
@@ -32,12 +35,12 @@ const WORK_TIME: Duration = Duration::from_millis(700);
 
 /// Runs the demo in a directory of its own below `parent` (the system's directory for temporary files by default).
 pub fn demo(parent: Option<PathBuf>) -> Result<Exit, Failure> {
-    let pair = Pair::new(&parent.unwrap_or_else(std::env::temp_dir), "demo")?;
-    let started_pair = pair.clone();
-    when_interrupted(move || started_pair.clean_up())?;
+    let ward = Ward::default();
+    ward.end_when_interrupted()?;
     let started = Instant::now();
-    let result = Show { pair: pair.clone(), step: 0 }.play();
-    pair.clean_up();
+    let pair = Pair::new(&parent.unwrap_or_else(std::env::temp_dir), "demo", &ward);
+    let result = pair.and_then(|pair| Show { pair, step: 0 }.play());
+    ward.close();
     result?;
     say!("\nEverything acknowledged was there, both disks are the same. {} in all.", show_time(started.elapsed()));
     Ok(Exit::Done)

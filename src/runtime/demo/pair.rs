@@ -1,14 +1,14 @@
 //! Two servers on one machine: a directory, a configuration, two daemons as child processes of this binary.
 
-use crate::runtime::cli::exit::Exit;
-use crate::runtime::cli::exit::Failure;
-use std::fs::{DirBuilder, File};
+use super::ward::{Member, Ward};
+use crate::runtime::cli::exit::{Exit, Failure};
+use std::fs::File;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,6 @@ const STEP_TIME_MAX: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Lines of a daemon's log shown when the demo fails.
 const LOG_LINES_SHOWN: usize = 15;
-/// Exit code of a process ended by ctrl-C, as shells count.
-const INTERRUPTED: i32 = 130;
 
 /// The directory and the daemons, shared with whoever cleans up.
 #[derive(Clone, Debug)]
@@ -32,25 +30,22 @@ pub struct Pair {
     pub folder: PathBuf,
     /// Where each server serves the volume.
     pub nbd: [SocketAddr; 2],
-    daemons: Arc<Mutex<[Option<Child>; 2]>>,
+    ward: Ward,
+    daemons: Arc<Mutex<[Option<Member>; 2]>>,
 }
 
 impl Pair {
     /// Makes the directory with secret and configuration. Nothing runs yet. `purpose` names the directory.
-    pub fn new(parent: &Path, purpose: &str) -> Result<Pair, Failure> {
+    pub fn new(parent: &Path, purpose: &str, ward: &Ward) -> Result<Pair, Failure> {
         let folder = parent.join(format!("twinblock-{purpose}-{}", std::process::id()));
         let failed = |error: std::io::Error| {
             let message =
                 format!("the {purpose} can't use {}: {error}; choose a directory with --dir", folder.display());
             Failure::new(Exit::Failed, message)
         };
-        DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
-        let made = Pair::fill(&folder);
-        if made.is_err() {
-            let _ = std::fs::remove_dir_all(&folder);
-        }
-        let nbd = made.map_err(failed)?;
-        Ok(Pair { folder, nbd, daemons: Arc::default() })
+        ward.make_folder(&folder).map_err(failed)?;
+        let nbd = Pair::fill(&folder).map_err(failed)?;
+        Ok(Pair { folder, nbd, ward: ward.clone(), daemons: Arc::default() })
     }
 
     fn fill(folder: &Path) -> std::io::Result<[SocketAddr; 2]> {
@@ -80,7 +75,7 @@ impl Pair {
 
     /// Runs a verb on a server, as a person would, and returns what it printed.
     pub fn verb(&self, node: usize, arguments: &[&str]) -> Result<String, Failure> {
-        let output = self.command(node)?.args(arguments).stdin(Stdio::null()).output().map_err(cannot_run)?;
+        let output = self.ward.run(self.command(node)?.args(arguments)).map_err(cannot_run)?;
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stderr).trim().to_string();
             let message = format!("`twinblock --node {} {}` failed: {words}", NODES[node], arguments.join(" "));
@@ -99,15 +94,14 @@ impl Pair {
         let mut command = self.command(node)?;
         // A group of its own: ctrl-C at the terminal is for the demo, which then ends its daemons itself.
         command.args(["run", "--die-with-parent"]).process_group(0).stdin(Stdio::null()).stdout(out).stderr(log);
-        let child = command.spawn().map_err(cannot_run)?;
-        self.lock()[node] = Some(child);
+        let daemon = self.ward.start(&mut command).map_err(cannot_run)?;
+        self.lock()[node] = Some(daemon.clone());
         let deadline = Instant::now() + STEP_TIME_MAX;
         loop {
             if std::fs::read_to_string(&ready).is_ok_and(|text| text.contains("is ready")) {
                 return Ok(());
             }
-            let ended = self.lock()[node].as_mut().and_then(|child| child.try_wait().ok().flatten());
-            if let Some(status) = ended {
+            if let Some(status) = daemon.ended() {
                 return Err(self.failure(format!("the daemon of {name} ended at its start ({status})")));
             }
             if Instant::now() >= deadline {
@@ -119,7 +113,7 @@ impl Pair {
 
     /// Process ids of the daemons that run.
     pub fn pids(&self) -> Vec<u32> {
-        self.lock().iter().flatten().map(Child::id).collect()
+        self.lock().iter().flatten().map(Member::id).collect()
     }
 
     /// The socket on which a server serves the volume to clients of this machine.
@@ -129,29 +123,27 @@ impl Pair {
 
     /// Kills a server's daemon as a crash would: without a word.
     pub fn kill(&self, node: usize) {
-        if let Some(mut child) = self.lock()[node].take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(daemon) = self.lock()[node].take() {
+            daemon.kill();
         }
     }
 
     /// Stops a server's daemon in order.
     pub fn stop(&self, node: usize) -> Result<(), Failure> {
-        let Some(mut child) = self.lock()[node].take() else { return Ok(()) };
-        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        let Some(daemon) = self.lock()[node].take() else { return Ok(()) };
+        let pid = nix::unistd::Pid::from_raw(daemon.id() as i32);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let deadline = Instant::now() + STEP_TIME_MAX;
         while Instant::now() < deadline {
-            match child.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => {
+            match daemon.ended() {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => {
                     return Err(self.failure(format!("the daemon of {} did not stop in order ({status})", NODES[node])));
                 }
-                _ => std::thread::sleep(LOOK_INTERVAL),
+                None => std::thread::sleep(LOOK_INTERVAL),
             }
         }
-        let _ = child.kill();
-        let _ = child.wait();
+        daemon.kill();
         Err(self.failure(format!("the daemon of {} did not stop in time", NODES[node])))
     }
 
@@ -191,17 +183,10 @@ impl Pair {
         Failure::new(Exit::Failed, message)
     }
 
-    /// Ends both daemons and removes the directory. May be called twice, and while another thread still starts daemons
-    /// or has them write into it: what it adds meanwhile goes as well.
+    /// Ends both daemons and removes the directory.
     pub fn clean_up(&self) {
-        for _ in 0..CLEAN_UP_TRIES {
-            (0..NODES.len()).for_each(|node| self.kill(node));
-            let _ = std::fs::remove_dir_all(&self.folder);
-            if !self.folder.exists() {
-                return;
-            }
-            std::thread::sleep(CLEAN_UP_PAUSE);
-        }
+        (0..NODES.len()).for_each(|node| self.kill(node));
+        self.ward.remove_folder(&self.folder);
     }
 
     fn command(&self, node: usize) -> Result<Command, Failure> {
@@ -212,34 +197,9 @@ impl Pair {
         Ok(command)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, [Option<Child>; 2]> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, [Option<Member>; 2]> {
         self.daemons.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
-
-/// Tries to remove a directory that another thread still fills.
-const CLEAN_UP_TRIES: u32 = 100;
-/// Time between two of them.
-const CLEAN_UP_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-
-/// Calls `clean_up` and ends the process when someone interrupts it.
-pub fn when_interrupted(clean_up: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("signals can't be listened to: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    use tokio::signal::unix::{SignalKind, signal};
-    let guard = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    drop(guard);
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        });
-        clean_up();
-        eprintln!("\ninterrupted: the daemons are ended and the files removed");
-        std::process::exit(INTERRUPTED);
-    });
-    Ok(())
 }
 
 /// Four ports nobody listens at.
