@@ -4,10 +4,12 @@
 //! `TWINBLOCK_CHAOS_ROUNDS=50 TWINBLOCK_CHAOS_SEED=7 cargo test --release --test daemon chaos -- --nocapture` does more.
 
 use crate::pair::{ALPHA, BETA, Pair};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 use twinblock::runtime::demo::ledger::{BLOCK_BYTES, Ledger};
 use twinblock::runtime::demo::nbd::NbdClient;
 
@@ -31,7 +33,7 @@ fn kills_under_load_lose_nothing() {
     for round in 0..number("TWINBLOCK_CHAOS_ROUNDS", ROUNDS) {
         let written = Arc::new(AtomicU64::new(0));
         let clients = start(&mut pair, primary, ledgers, &mut dice, &written);
-        std::thread::sleep(Duration::from_millis(dice.roll(600)));
+        wait_for_steps(&clients, dice.roll(600));
         let victim = if dice.roll(2) == 0 { primary } else { secondary };
         println!("round {round}: kill the {}", if victim == primary { "primary" } else { "secondary" });
         pair.kill9(victim);
@@ -40,7 +42,7 @@ fn kills_under_load_lose_nothing() {
             pair.done(secondary, &["promote", "vol0", "--timeout", "20s"]);
             (primary, secondary) = (secondary, primary);
         } else {
-            std::thread::sleep(Duration::from_millis(dice.roll(400)));
+            wait_for_steps(&clients, dice.roll(400));
             ledgers = rest(clients);
         }
         read_back(&mut pair, primary, &mut ledgers);
@@ -48,7 +50,7 @@ fn kills_under_load_lose_nothing() {
         let clients = start(&mut pair, primary, ledgers, &mut dice, &written);
         pair.start(secondary);
         if dice.roll(3) == 0 {
-            std::thread::sleep(Duration::from_millis(dice.roll(300)));
+            wait_for_steps(&clients, dice.roll(300));
             pair.kill9(secondary);
             pair.start(secondary);
         }
@@ -66,6 +68,25 @@ fn kills_under_load_lose_nothing() {
     compare_disks(&mut pair, primary, secondary, size);
 }
 
+/// The longer run of `tools/chaos` in short: depth 32, fio where it is installed, both daemons killed at once too.
+#[test]
+fn the_chaos_tool_finds_nothing() {
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/chaos");
+    let run =
+        Command::new("python3").arg(tool).args(["--rounds", "8", "--binary", env!("CARGO_BIN_EXE_twinblock")]).output();
+    let output = match run {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("SKIPPED: tools/chaos needs python3");
+            return;
+        }
+        run => run.unwrap(),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("8 rounds, ") && said.contains("none lost"), "{said}");
+}
+
 /// Stops both in order, compares the disks, and brings the pair back.
 fn compare_disks(pair: &mut Pair, primary: usize, secondary: usize, size: u64) {
     pair.wait_in_sync(primary);
@@ -80,7 +101,16 @@ fn compare_disks(pair: &mut Pair, primary: usize, secondary: usize, size: u64) {
 
 struct Worker {
     rest: Arc<AtomicBool>,
+    /// One message for each request that was answered; closed when the client is cut.
+    answered: Receiver<()>,
     thread: JoinHandle<Ledger>,
+}
+
+/// Waits until each client had so many more requests answered, or was cut.
+fn wait_for_steps(workers: &[Worker], steps: u64) {
+    for worker in workers {
+        let _ = (0..steps).try_for_each(|_| worker.answered.recv());
+    }
 }
 
 fn start(pair: &mut Pair, node: usize, ledgers: Vec<Ledger>, dice: &mut Dice, written: &Arc<AtomicU64>) -> Vec<Worker> {
@@ -88,16 +118,18 @@ fn start(pair: &mut Pair, node: usize, ledgers: Vec<Ledger>, dice: &mut Dice, wr
         let (mut client, mut dice, written) = (pair.client(node), Dice::new(dice.roll(u64::MAX)), written.clone());
         let rest = Arc::new(AtomicBool::new(false));
         let resting = rest.clone();
+        let (tell, answered) = channel();
         let thread = std::thread::spawn(move || {
             while !resting.load(Ordering::Relaxed) {
                 match step(&mut client, &mut ledger, index, &mut dice) {
                     Ok(bytes) => drop(written.fetch_add(bytes, Ordering::Relaxed)),
                     Err(_) => break,
                 }
+                let _ = tell.send(());
             }
             ledger
         });
-        Worker { rest, thread }
+        Worker { rest, answered, thread }
     };
     ledgers.into_iter().enumerate().map(worker).collect()
 }
