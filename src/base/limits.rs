@@ -175,3 +175,5 @@ pub const HEARTBEAT_REOPEN_INTERVAL: Duration = Duration::from_millis(250);
 pub const HEARTBEAT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Datagrams in a row that show that the peer is heard and does not hear us, before that is logged.
 pub const HEARTBEAT_UNPROVEN_MAX: u64 = 10;
+/// Heartbeats heard and not yet taken by the group's task; one more is dropped, as the network might have done.
+pub const HEARTBEATS_WAITING_MAX: usize = 1024;
