@@ -223,6 +223,12 @@ impl Pair {
             Effect::OrderDone { id, result } => {
                 assert!(me.orders.insert(id, result).is_none(), "an order ends once");
             }
+            Effect::ReplyApart { request, bytes } => {
+                assert!(me.replies.insert(request.id, request.outcome).is_none(), "a piece settles once");
+                if let Some(buffer) = bytes {
+                    me.buffers.remove(&buffer).expect("the bytes are somewhere");
+                }
+            }
             Effect::Copy { from, to } => {
                 let size = me.buffers[&to].len();
                 let bytes = from.map_or(vec![0; size], |from| me.buffers[&from].clone());

@@ -52,6 +52,8 @@ pub enum Act {
     Restart,
     /// The superblock of a node that is down becomes unreadable.
     Rot,
+    /// The record of what differs becomes unreadable while a node is down.
+    RotMaps,
     /// The operator promotes by force, whatever is lost by it.
     Force,
 }
@@ -81,6 +83,7 @@ const ACTS: &[(Act, u64)] = &[
     (ReplaceDisk, 2),
     (Restart, 5),
     (Rot, 1),
+    (RotMaps, 2),
 ];
 
 /// A bias of the swarm.
@@ -143,6 +146,8 @@ pub struct Config {
     pub active: Duration,
     /// The rule both cores have broken.
     pub mutation: Option<Mutation>,
+    /// The rule whose counterexample this run makes likely.
+    pub bias: Option<Mutation>,
 }
 
 const fn micros(n: u64) -> Duration {
@@ -170,7 +175,14 @@ impl Config {
         Config {
             seed,
             profile,
-            blocks: if r.chance(0.5) { [volume, volume + larger] } else { [volume + larger, volume] },
+            blocks: if profile == Profile::Forced {
+                // A smaller disk that comes later is refused for good.
+                [volume; 2]
+            } else if r.chance(0.5) {
+                [volume, volume + larger]
+            } else {
+                [volume + larger, volume]
+            },
             region_shift: r.between(14, 16) as u32,
             mode,
             overflow: *r.pick(&[Overflow::Block, Overflow::Shed]),
@@ -202,6 +214,7 @@ impl Config {
             outage: *r.pick(&[(millis(20), millis(800)), (millis(100), millis(5000)), (millis(500), millis(25_000))]),
             active: *r.pick(&[millis(5_000), millis(20_000), millis(60_000)]),
             mutation: None,
+            bias: None,
         }
     }
 

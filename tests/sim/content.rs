@@ -12,6 +12,9 @@ pub type Value = u64;
 /// Sectors of zeroes.
 pub const ZEROES: Value = 0;
 
+/// Set in the value of a sector that no client wrote: what was on a disk before it came into the volume.
+const OLD: Value = 1 << 63;
+
 const MAGIC: u64 = 0x7477_696e_5f73_696d;
 
 /// The bytes write `value` puts into sector number `sector` of the volume.
@@ -40,6 +43,12 @@ pub fn identify(bytes: &[u8], sector: u64) -> Option<Value> {
     assert_eq!(bytes.len(), SECTOR);
     if bytes.iter().all(|byte| *byte == 0) {
         return Some(ZEROES);
+    }
+    let mut words = bytes.chunks_exact(8);
+    let first = words.next().expect("a sector has words");
+    if words.all(|word| word == first) {
+        // What a disk of another life held.
+        return Some(OLD | u64::from_le_bytes(first.try_into().expect("eight bytes")) >> 1);
     }
     let value = u64::from_le_bytes(bytes[8..16].try_into().expect("eight bytes"));
     let whole = value != ZEROES

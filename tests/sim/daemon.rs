@@ -1,11 +1,13 @@
 //! The daemon around a core: turns, effects, sessions. What `runtime::shard` does for the real disks and sockets, done for
 //! the simulated ones, and every sentence of the core's contract with its runtime checked on the way.
 
+use super::config::Profile;
+use super::nemesis::Heal;
 use super::node::{Admitted, Ask, Asked, NAMES, Work};
 use super::world::{Event, World};
 use std::time::Duration;
 use twinblock::base::command::{Command, CommandOutcome};
-use twinblock::base::ids::{CommandId, RequestId, SessionId};
+use twinblock::base::ids::{BufferId, CommandId, RequestId, SessionId};
 use twinblock::base::range::BLOCK;
 use twinblock::base::request::{Action, Outcome, Request};
 use twinblock::logic::mirror::interface::{Effect, Input, Note};
@@ -14,6 +16,8 @@ use twinblock::wire::message::Message;
 
 /// Inputs a core gets at most before it settles.
 const BATCH_MAX: u64 = 16;
+/// Effects of one turn after which a core is said to have lost its measure.
+const EFFECTS_MAX: usize = 100_000;
 /// Turns at one moment after which a core is said to spin.
 const SPIN_MAX: u32 = 10_000;
 
@@ -50,6 +54,7 @@ impl World {
         }
         process.mirror.settle(now, &mut effects);
         process.mirror.check();
+        assert!(effects.len() < EFFECTS_MAX, "{} wants {} things done in one turn", NAMES[node], effects.len());
         self.carry_out(node, effects);
         self.after_turn(node);
     }
@@ -168,7 +173,8 @@ impl World {
                 self.after(delay, Event::Probed { node, life });
             }
             Effect::OrderDone { .. } => unreachable!("no group gives orders"),
-            Effect::Reply { request } => self.reply(node, request.id, request.outcome),
+            Effect::Reply { request } => self.reply(node, request.id, request.outcome, None),
+            Effect::ReplyApart { request, bytes } => self.reply(node, request.id, request.outcome, Some(bytes)),
             Effect::Release { buffer } => {
                 self.process_of(node).buffers.release(buffer);
             }
@@ -309,14 +315,19 @@ impl World {
         self.deliver(node, Input::PeerProbed { refused });
     }
 
-    fn reply(&mut self, node: usize, id: RequestId, outcome: Outcome) {
+    /// A request is settled. A read's bytes are in its own buffer, or `apart`, where the core keeps that for itself.
+    fn reply(&mut self, node: usize, id: RequestId, outcome: Outcome, apart: Option<Option<BufferId>>) {
         let process = self.nodes[node].process.as_mut().expect("alive");
         let admitted = process.requests.remove(&id);
         let admitted = admitted.unwrap_or_else(|| panic!("{} answers {id:?} twice or unasked", NAMES[node]));
         let ask = admitted.ask;
         let bytes = match (ask.work, admitted.buffer) {
             (Work::Read(range), Some(buffer)) => {
-                let bytes = process.buffers.release(buffer);
+                let bytes = match apart {
+                    None => process.buffers.release(buffer),
+                    Some(Some(other)) => process.buffers.release(other),
+                    Some(None) => vec![0; process.buffers.get(buffer).len()],
+                };
                 let at = (range.offset % BLOCK) as usize;
                 Some(bytes[at..at + range.length as usize].to_vec())
             }
@@ -355,6 +366,9 @@ impl World {
         assert!(process.stopping, "{} stopped unasked", NAMES[node]);
         assert!(process.persists.is_empty(), "it stopped with records under way");
         self.kill(node, "stopped in order");
+        if self.active && self.config.profile != Profile::Scripted {
+            self.heal_later(Heal::Start(node));
+        }
     }
 
     /// The daemon's process ends, now.

@@ -61,6 +61,8 @@ impl World {
         assert!(process.disk_open, "{} uses a disk it has closed: {io:?}", NAMES[node]);
         let again = matches!(io, DiskIo::Flush) && process.flush_failed;
         assert!(!again, "{}: a flush after a failed one on the same attachment (I17)", NAMES[node]);
+        let two = matches!(io, DiskIo::Flush) && process.disk_ops.values().any(|op| matches!(op.io, DiskIo::Flush));
+        assert!(!two, "{} has two flushes under way", NAMES[node]);
         let Some(range) = touches(io) else { return };
         assert!(range.is_aligned() && range.length > 0, "{io:?} is not aligned");
         assert!(range.end() <= self.nodes[node].disk.bytes_total(), "{io:?} lies beyond the end of the disk");

@@ -13,6 +13,9 @@ use twinblock::base::time::Moment;
 /// Sectors of one tracking block.
 pub const SECTORS_PER_BLOCK: u64 = BLOCK / SECTOR as u64;
 
+/// Unflushed sector versions of one disk beyond which nobody seems to flush any more.
+const UNFLUSHED_MAX: usize = 1_000_000;
+
 type Sector = Rc<[u8; SECTOR]>;
 
 /// One content a sector may have after a power loss.
@@ -103,14 +106,21 @@ impl Disk {
         if old.as_slice() == bytes && !self.unstable.contains_key(&sector) {
             return;
         }
-        let new = Version {
+        let versions = self
+            .unstable
+            .entry(sector)
+            .or_insert_with(|| vec![Version { stamp: 0, bytes: old.clone(), doomed: false, acknowledged: None }]);
+        let newest = versions.last().expect("never empty");
+        if versions.len() > 1 && !newest.doomed && newest.bytes.as_slice() == bytes {
+            // The same once more: whatever a power loss leaves of either, is the same.
+            return;
+        }
+        versions.push(Version {
             stamp: self.stamp,
             bytes: Rc::new(bytes.try_into().expect("a sector")),
             doomed: false,
             acknowledged: None,
-        };
-        let stable = || Version { stamp: 0, bytes: old, doomed: false, acknowledged: None };
-        self.unstable.entry(sector).or_insert_with(|| vec![stable()]).push(new);
+        });
     }
 
     /// Zeroes a block-aligned range.
@@ -228,6 +238,12 @@ impl Disk {
     pub fn range_is_stable(&self, range: ByteRange) -> bool {
         let sectors = range.offset / SECTOR as u64..range.end().div_ceil(SECTOR as u64);
         self.unstable.range(sectors).next().is_none()
+    }
+
+    /// A cache that nobody ever flushes is a failure of its own.
+    pub fn check_size(&self, name: &str) {
+        let unflushed: usize = self.unstable.values().map(Vec::len).sum();
+        assert!(unflushed < UNFLUSHED_MAX, "the disk of {name} has {unflushed} unflushed sectors: nobody flushes it");
     }
 
     pub fn is_stable(&self) -> bool {

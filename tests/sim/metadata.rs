@@ -4,7 +4,7 @@
 use super::content::SECTOR;
 use super::random::Random;
 use roaring::RoaringBitmap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use twinblock::base::generation::{Generation, Lineage};
 use twinblock::base::ids::{NodeId, Uuid};
@@ -29,6 +29,10 @@ pub struct Metadata {
     found: Loaded,
     /// Snapshots made durable, not all of them named by the superblock.
     snapshots: Vec<(u64, RoaringBitmap, RoaringBitmap)>,
+    /// Where each lies.
+    snapshot_offsets: BTreeMap<u64, Vec<u64>>,
+    /// Those that can't be read any more.
+    rotten: BTreeSet<u64>,
 }
 
 /// A superblock as `init-disk` leaves it.
@@ -53,7 +57,31 @@ impl Metadata {
             write_units(&mut units, offset, &bytes);
         }
         let found = read_all(&units, &expected).0;
-        Metadata { units, expected, newest: Vec::new(), writer, found, snapshots: Vec::new() }
+        Metadata {
+            units,
+            expected,
+            newest: Vec::new(),
+            writer,
+            found,
+            snapshots: Vec::new(),
+            snapshot_offsets: BTreeMap::new(),
+            rotten: BTreeSet::new(),
+        }
+    }
+
+    /// A copy of the whole device, as a clone of its disk would be.
+    pub fn image(&self) -> Metadata {
+        let (found, writer) = read_all(&self.units, &self.expected);
+        Metadata {
+            units: self.units.clone(),
+            expected: self.expected,
+            newest: self.newest.clone(),
+            writer,
+            found,
+            snapshots: self.snapshots.clone(),
+            snapshot_offsets: self.snapshot_offsets.clone(),
+            rotten: self.rotten.clone(),
+        }
     }
 
     /// A daemon opens it: what it finds, after what was torn is repaired.
@@ -107,6 +135,8 @@ impl Metadata {
             }
             Record::Snapshot { sequence, dirty, suspect } => {
                 self.snapshots.retain(|(other, ..)| *other != sequence);
+                self.snapshot_offsets.insert(sequence, offsets);
+                self.rotten.remove(&sequence);
                 self.snapshots.push((sequence, dirty, suspect));
             }
         }
@@ -123,7 +153,7 @@ impl Metadata {
             Some((_, dirty, suspect)) => (dirty.clone(), suspect.clone()),
             None => Default::default(),
         };
-        self.found.maps_unreadable = false;
+        self.found.maps_unreadable = named.is_some_and(|named| self.rotten.contains(&named));
         self.snapshots.retain(|(sequence, ..)| named.is_none_or(|named| *sequence >= named));
     }
 
@@ -154,6 +184,19 @@ impl Metadata {
             write_units(&mut self.units, offset, &unit);
             self.found = read_all(&self.units, &self.expected).0;
         }
+    }
+
+    /// Rot takes the snapshot of the maps that the superblock names, if there is one.
+    pub fn rot_snapshot(&mut self) {
+        let Some(named) = self.found.superblock.snapshot.filter(|named| !self.rotten.contains(named)) else { return };
+        for offset in self.snapshot_offsets.get(&named).into_iter().flatten() {
+            let mut unit = read_units(&self.units, *offset, METADATA_UNIT_BYTES);
+            unit[100] ^= 1;
+            write_units(&mut self.units, *offset, &unit);
+        }
+        self.found = read_all(&self.units, &self.expected).0;
+        assert!(self.found.maps_unreadable, "a rotten snapshot is not believed");
+        self.rotten.insert(named);
     }
 
     /// Whether the superblock or the maps can't be trusted.

@@ -64,6 +64,7 @@ impl World {
             | Act::Pause
             | Act::Restart
             | Act::Rot
+            | Act::RotMaps
             | Act::ReplaceDisk => {
                 self.perform_on_process(act, node);
             }
@@ -77,7 +78,8 @@ impl World {
         }
     }
 
-    fn heal_later(&mut self, heal: Heal) {
+    /// Has something healed after a while.
+    pub fn heal_later(&mut self, heal: Heal) {
         let delay = self.span(self.config.outage);
         self.after(delay, Event::Heal(heal));
     }
@@ -97,6 +99,15 @@ impl World {
             Act::Restart => {
                 self.stop(node);
                 self.after(STOP_TIME, Event::Heal(Heal::Kill(node)));
+            }
+            Act::RotMaps => {
+                self.nodes[node].faults.rot_maps = true;
+                if self.random.chance(0.5) {
+                    self.power_off_for_a_while(node);
+                } else {
+                    self.stop(node);
+                    self.after(STOP_TIME, Event::Heal(Heal::Kill(node)));
+                }
             }
             Act::Rot => {
                 self.power_off_for_a_while(node);

@@ -34,6 +34,8 @@ pub struct Faults {
     pub next_persist: Option<DiskError>,
     /// Operations submitted until then get no answer before.
     pub hangs_until: Moment,
+    /// The snapshot of the maps rots while the daemon is down.
+    pub rot_maps: bool,
     /// Every operation takes this many times longer, until the moment.
     pub slow: (u32, Moment),
 }
@@ -223,6 +225,9 @@ impl Node {
         assert!(self.process.is_none() && self.powered);
         self.disk.reopened();
         self.was_doomed = false;
+        if std::mem::take(&mut self.faults.rot_maps) {
+            self.metadata.rot_snapshot();
+        }
         let identity = Identity { incarnation: Incarnation(random.next()), boot: self.boot, seed: random.next() };
         let mirror = Mirror::new(settings(config, self.index), identity, Some(self.metadata.open()));
         self.process = Some(Process {

@@ -191,7 +191,7 @@ impl World {
             Command::Promote { force } if done => {
                 self.stats.promotions += 1;
                 if force {
-                    self.forced(node);
+                    self.forced(node, &outcome);
                 }
             }
             _ => {}
@@ -199,11 +199,16 @@ impl World {
         self.operator.outcomes.push((node, command, outcome));
     }
 
-    /// A node serves by force: its clients see a line of their own from here on.
-    fn forced(&mut self, node: usize) {
+    /// A node serves by force: its clients see a line of their own from here on. What the peer agreed to, and what was so
+    /// already, needed no force.
+    fn forced(&mut self, node: usize, outcome: &CommandOutcome) {
+        let alone = self.view(node).is_some_and(|view| !matches!(view.link, LinkState::Connected | LinkState::Resync));
+        if !alone || *outcome != CommandOutcome::Done("primary".into()) {
+            return;
+        }
         let volume = twinblock::base::range::ByteRange::new(0, self.config.volume_bytes());
         let content = self.nodes[node].disk.read(volume).to_vec();
-        self.nodes[node].line = self.history.forked(self.nodes[node].line, &content);
+        self.nodes[node].line = self.history.forked(self.nodes[node].line, &content, self.now);
         let clients: Vec<usize> = self.process_of(node).connections.keys().copied().collect();
         for client in clients {
             self.cut_client(node, client);

@@ -11,6 +11,8 @@ use std::time::Duration;
 use twinblock::base::range::{BLOCK, ByteRange};
 use twinblock::base::state::LinkState;
 
+/// Events after which clients and faults have gone on for long enough: another seed finds more.
+const ACTIVE_EVENTS_MAX: u64 = 400_000;
 /// Simulated time in which a healed pair must be in sync again with nothing left to do.
 const CONVERGENCE_TIME: Duration = Duration::from_secs(300);
 /// Simulated time in which an idle pair must have flushed what it holds.
@@ -52,6 +54,7 @@ fn catching(body: impl FnOnce()) -> Result<(), String> {
 
 /// Plays a whole run; an error says what was violated.
 pub fn play(config: &Config) -> Result<Stats, String> {
+    let _watched = super::watch::begin(replay_command(config));
     let mut world = World::new(config.clone(), Log::keeping(0));
     catching(|| world.play())?;
     Ok(world.stats)
@@ -60,6 +63,7 @@ pub fn play(config: &Config) -> Result<Stats, String> {
 /// Plays a failing run once more and prints everything about it.
 pub fn report(config: &Config) -> String {
     let lines = std::env::var("TWINBLOCK_SIM_LINES").ok().and_then(|n| n.parse().ok()).unwrap_or(TIMELINE_LINES);
+    let _watched = super::watch::begin(replay_command(config));
     let mut world = World::new(config.clone(), Log::keeping(lines));
     let result = catching(|| world.play());
     let verdict = result.err().unwrap_or_else(|| "it passed this time: the run is not deterministic".into());
@@ -77,10 +81,11 @@ fn catch_view(world: &World, node: usize) -> String {
 }
 
 fn replay_command(config: &Config) -> String {
-    let profile = match config.profile {
-        Profile::Forced => "TWINBLOCK_SIM_PROFILE=forced ".to_string(),
-        Profile::Only(_) => "TWINBLOCK_SIM_PROFILE=<the mutant's> ".to_string(),
-        Profile::Swarm | Profile::Scripted => String::new(),
+    let profile = match (config.profile, config.bias, config.mutation) {
+        (Profile::Forced, ..) => "TWINBLOCK_SIM_PROFILE=forced ".to_string(),
+        (_, Some(bias), None) => format!("TWINBLOCK_SIM_PROFILE=sound-{bias:?} "),
+        (_, _, Some(mutation)) => format!("TWINBLOCK_SIM_PROFILE={mutation:?} "),
+        _ => String::new(),
     };
     format!(
         "{profile}TWINBLOCK_SIM_SEED={} cargo test --release --features mutants --test sim replay -- --nocapture",
@@ -100,7 +105,7 @@ impl World {
         self.operator_on_duty();
         self.wake_clients();
         self.nemesis_on_duty();
-        self.run_for(self.config.active);
+        self.run_until(self.config.active, |world| world.stats.events >= ACTIVE_EVENTS_MAX);
         self.heal_everything();
         self.converge();
         self.check_everything_at_rest();

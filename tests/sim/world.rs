@@ -18,8 +18,12 @@ use twinblock::base::time::Moment;
 use twinblock::base::view::VolumeView;
 use twinblock::logic::mirror::interface::Input;
 
-/// Events after which a run is said to go round in circles; the longest sound ones take a tenth.
+/// Events after which a run is said to go round in circles; the longest sound ones take a third.
 const EVENTS_MAX: u64 = 3_000_000;
+/// Events of one simulated second, likewise.
+const EVENTS_PER_SECOND_MAX: u64 = 250_000;
+/// Events that wait, likewise.
+const QUEUE_MAX: usize = 200_000;
 
 /// What is to happen at some moment. Events of a process that has ended are dropped (`life`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +84,8 @@ pub struct World {
     pub random: Random,
     queue: BinaryHeap<Reverse<(Moment, u64, u64, Event)>>,
     serial: u64,
+    /// When the last second of the pace began, and with how many events.
+    pace: (Moment, u64),
     pub lives: u64,
     pub nodes: [Node; 2],
     pub link: Link,
@@ -107,13 +113,10 @@ impl World {
         World {
             now: Moment(1),
             link: Link::new(config.link_latency, config.segment_bytes_max),
-            history: if config.forced() {
-                History::unchecked(config.volume_bytes())
-            } else {
-                History::new(config.volume_bytes())
-            },
+            history: History::new(config.volume_bytes()),
             queue: BinaryHeap::new(),
             serial: 0,
+            pace: (Moment(0), 0),
             lives: 0,
             nodes,
             disconnected: false,
@@ -158,9 +161,30 @@ impl World {
         self.now = moment;
         self.log.now = moment;
         self.stats.events += 1;
-        assert!(self.stats.events < EVENTS_MAX, "the run goes round in circles");
+        self.check_pace();
         self.take(event);
         true
+    }
+
+    /// A run that gets nowhere is a failure like any other, long before it fills the memory.
+    fn check_pace(&mut self) {
+        assert!(self.stats.events < EVENTS_MAX, "the run goes round in circles: {EVENTS_MAX} events");
+        assert!(self.queue.len() < QUEUE_MAX, "events pile up: {QUEUE_MAX} wait");
+        if self.now.since(self.pace.0) >= Duration::from_secs(1) {
+            self.pace = (self.now, self.stats.events);
+        }
+        let lately = self.stats.events - self.pace.1;
+        assert!(
+            lately < EVENTS_PER_SECOND_MAX,
+            "the run goes round in circles: {lately} events within {:?}",
+            self.now.since(self.pace.0)
+        );
+        if self.stats.events.is_multiple_of(1024) {
+            super::watch::progress();
+            for (node, name) in self.nodes.iter().zip(NAMES) {
+                node.disk.check_size(name);
+            }
+        }
     }
 
     /// Lets time pass.

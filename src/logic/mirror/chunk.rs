@@ -19,6 +19,7 @@ use crate::base::error::DiskError;
 use crate::base::ids::{BufferId, Sequence};
 use crate::base::limits::{PIECE_BYTES_MAX, RESYNC_WINDOW_BYTES, RESYNC_ZERO_BYTES_MAX};
 use crate::base::range::{BLOCK, BLOCK_SHIFT, ByteRange};
+use crate::base::state::DiskState;
 use crate::wire::frame::Frame;
 use crate::wire::message::Message;
 use roaring::RoaringBitmap;
@@ -56,7 +57,8 @@ enum Ahead {
 pub(super) struct Chunk {
     pub(super) range: ByteRange,
     task: Task,
-    ticket: Ticket,
+    /// Its place in the lock; none once the disk it reads was given up.
+    ticket: Option<Ticket>,
     locked: bool,
     /// A disk operation is under way.
     busy: bool,
@@ -67,6 +69,9 @@ pub(super) struct Chunk {
 impl Mirror {
     /// Begins as many chunks as window and rate allow.
     pub(super) fn pump_resync(&mut self, out: &mut Vec<Effect>) {
+        if self.disk == DiskState::Diskless {
+            return;
+        }
         let copying = self.session.as_mut().is_some_and(|session| session.source().is_some());
         self.governor.advance(self.now, copying || self.verify.is_some());
         self.pump_verify(out);
@@ -191,7 +196,8 @@ impl Mirror {
         }
         self.governor.spend(if task == Task::Zero { BLOCK } else { range.length });
         let placeholder = self.lock.acquire(range, true, Owner::Chunk(Key::of(0)));
-        let chunk = Chunk { range, task, ticket: placeholder.0, locked: placeholder.1, busy: false, abandoned: false };
+        let (ticket, locked) = (Some(placeholder.0), placeholder.1);
+        let chunk = Chunk { range, task, ticket, locked, busy: false, abandoned: false };
         let key = self.chunks.insert(chunk);
         self.lock.rename(placeholder.0, Owner::Chunk(key));
         if placeholder.1 {
@@ -203,7 +209,7 @@ impl Mirror {
     pub(super) fn chunk_locked(&mut self, key: Key, out: &mut Vec<Effect>) {
         let chunk = &mut self.chunks[key];
         chunk.locked = true;
-        if chunk.abandoned {
+        if chunk.abandoned || self.disk == DiskState::Diskless {
             self.free_chunk(key, out);
             return;
         }
@@ -359,9 +365,22 @@ impl Mirror {
         {
             source.skipped.remove_range(chunk.range.blocks());
         }
-        self.release_range(chunk.ticket, out);
+        if let Some(ticket) = chunk.ticket {
+            self.release_range(ticket, out);
+        }
         self.verify_step(out);
         self.drained_step(out);
+    }
+
+    /// The local disk is given up: nobody waits for the chunks that it still reads.
+    pub(super) fn abandon_reading_chunks(&mut self, out: &mut Vec<Effect>) {
+        for key in self.chunks.keys() {
+            let Some(chunk) = self.chunks.get_mut(key).filter(|chunk| chunk.busy) else { continue };
+            chunk.abandoned = true;
+            if let Some(ticket) = chunk.ticket.take() {
+                self.release_range(ticket, out);
+            }
+        }
     }
 
     /// The session ended: chunks that wait for the disk or their range end when that does, the others now.

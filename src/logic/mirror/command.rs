@@ -38,9 +38,9 @@ struct Promotion {
 }
 
 impl Pending {
-    /// Whether a primary lets clients in: not while it is leaving.
+    /// Whether a primary lets clients in: not while it is leaving, and not before its primacy is durable.
     pub(super) fn lets_clients_in(&self) -> bool {
-        self.demotion.is_none() && self.stopping.is_none()
+        self.promotion.is_none() && self.demotion.is_none() && self.stopping.is_none()
     }
 
     /// Whether the node is past the point where a new session could still matter.
@@ -101,6 +101,9 @@ impl Mirror {
     pub(super) fn take_over(&mut self, forced: bool, out: &mut Vec<Effect>) {
         if self.session.is_some() {
             self.end_session("taking over", true, out);
+            // Whatever the peer had begun here, nothing of it goes on.
+            self.set_phase(Phase::Refused);
+            self.forget_promises();
         }
         self.doubt_unstable();
         self.go_through(Purpose::Takeover { forced }, out);
@@ -428,7 +431,7 @@ impl Mirror {
             After::SteppedDown => self.stepped_down(out),
             After::Outdated => self.outdated(out),
             After::Stopped => self.stopped(out),
-            After::Promoted => self.role = Role::Secondary,
+            After::Promoted => self.stop_serving("the local disk failed while this node became primary", out),
             _ => {}
         }
     }

@@ -3,11 +3,12 @@
 //! | file | what it decides |
 //! |---|---|
 //! | `core` | the state; who gets which input |
-//! | `request` | a client's piece, from lock to reply |
+//! | `request`, `read` | a client's piece, from lock to reply |
 //! | `flush` | flush cycles and what they make stable |
 //! | `door` | going on alone, taking over, giving authority |
 //! | `exclusion` | the failover group: its orders, its permit to read |
-//! | `session` | a session's life up to the decision |
+//! | `session` | a session's life, and what is on its way in it |
+//! | `meeting`, `handshake` | what two nodes that meet decide |
 //! | `source`, `chunk` | a resync's giving side |
 //! | `target` | what the receiving side applies |
 //! | `command` | the operator |
@@ -19,11 +20,11 @@ use super::chunk::Chunk;
 use super::command::Pending;
 use super::door::Door;
 use super::exclusion::Word;
-use super::flush::Flushing;
+use super::flush::{Flushes, Flushing};
 use super::handshake;
 use super::housekeeping::Timers;
 use super::intents::Intents;
-use super::interface::{Completion, Effect, Identity, Input, Note, Serving, Settings};
+use super::interface::{Completion, DiskIo, Effect, Identity, Input, Note, Serving, Settings};
 use super::lock::RangeLock;
 use super::marks::{Marks, Unstable};
 use super::mutation::Rules;
@@ -90,6 +91,7 @@ pub struct Mirror {
     /// Orders that were sent and whose local leg has not begun: it waits for the peer's receipt.
     pub(super) gated: BTreeSet<u64>,
     pub(super) flushing: Flushing,
+    pub(super) flushes: Flushes,
     pub(super) door: Door,
     pub(super) word: Word,
     pub(super) session: Option<Session>,
@@ -132,6 +134,8 @@ pub enum Owner {
 /// What an operation under way is for.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
+    /// The one flush under way, for whoever shares it.
+    Flush,
     /// Filling in the ends of an unaligned write.
     Fill(Key),
     /// A client's read.
@@ -241,6 +245,7 @@ impl Mirror {
             unfinished: BTreeSet::new(),
             gated: BTreeSet::new(),
             flushing: Flushing::default(),
+            flushes: Flushes::default(),
             door: Door::Closed,
             word: Word::default(),
             session: None,
@@ -378,18 +383,18 @@ impl Mirror {
         let (op, _) = self.ops.remove(Key::of(op.0)).expect("an operation is answered once");
         let done = result.as_ref().map(|_| ()).map_err(|error| *error);
         match op {
+            Op::Flush => self.flush_done(done, out),
             Op::Fill(key) => self.filled(key, done, out),
             Op::Read(key) => self.read_done(key, result, out),
             Op::Repair(key) => self.repaired(key, done, out),
             Op::Write(key) => self.local_written(key, done, out),
             Op::Apply(key) => self.applied(key, done, out),
             Op::PeerDigest(key) => self.peer_digested(key, result, out),
-            Op::Barrier(number) => self.barrier_flushed(number, done, out),
-            Op::Cycle(number) => self.cycle_flushed_here(number, done, out),
-            Op::Door => self.door_flushed(done, out),
-            Op::SourceFlush(session) => self.source_flushed(session, done, out),
             Op::Chunk(key) => self.chunk_done(key, result, out),
             Op::Holes(range) => self.holes_found(range, result, out),
+            Op::Barrier(_) | Op::Cycle(_) | Op::Door | Op::SourceFlush(_) => {
+                unreachable!("flushes share one operation")
+            }
             Op::Intents | Op::Snapshot(_) | Op::Superblock(_) => unreachable!("a record is answered by Persisted"),
         }
     }
@@ -437,7 +442,11 @@ impl Mirror {
     }
 
     /// Hands out a disk operation.
-    pub(super) fn disk_op(&mut self, op: Op, io: super::interface::DiskIo, out: &mut Vec<Effect>) {
+    pub(super) fn disk_op(&mut self, op: Op, io: DiskIo, out: &mut Vec<Effect>) {
+        if io == DiskIo::Flush && self.flushes.waits_behind_another(&op) {
+            return;
+        }
+        let op = if io == DiskIo::Flush { Op::Flush } else { op };
         let op = self.op(op);
         out.push(Effect::Disk { op, io });
     }

@@ -25,6 +25,11 @@ impl Mirror {
     /// A flush failed: what the disk had accepted may be gone for good, although neither process nor machine restarted.
     /// From here on its content counts no more than after a power loss (rules R6, R9), whoever reads it next.
     pub(super) fn flush_failed(&mut self, at: &str, error: DiskError, out: &mut Vec<Effect>) {
+        if error == DiskError::NoDisk {
+            // It never began.
+            self.disk_failed(at, error, out);
+            return;
+        }
         self.superblock.join = None;
         self.cache_dropped = true;
         self.persist(After::Nothing, out);
@@ -44,7 +49,12 @@ impl Mirror {
         out.push(Effect::CloseDisk);
         self.intent_waiters.clear();
         self.abandon_cycle();
-        self.forget_promises();
+        self.abandon_applying();
+        self.abandon_reads();
+        self.abandon_reading_chunks(out);
+        self.abandon_flushes(out);
+        self.abandon_superblocks(out);
+        self.leave_ghosts(out);
         self.promotion_failed("the local disk failed", out);
         let needs_disk = |order| !matches!(order, Order::Quiesce | Order::Demote | Order::Outdate);
         self.order_ended(needs_disk, Err("the local disk failed"), out);
@@ -55,6 +65,31 @@ impl Mirror {
         // A new handshake finds out who can serve: the peer for us, or the peer alone.
         self.reconnect(&format!("the local disk is out: {reason}"), out);
         self.stop_step(out);
+    }
+
+    /// What waits for a superblock that the disk given up may never take, waits no longer. Only a stop does: it ends with
+    /// the record or with the process.
+    fn abandon_superblocks(&mut self, out: &mut Vec<Effect>) {
+        let mut lost = Vec::new();
+        for key in self.ops.keys() {
+            if let Some((Op::Superblock(after), _)) = self.ops.get_mut(key)
+                && *after != After::Stopped
+            {
+                lost.push(std::mem::replace(after, After::Nothing));
+            }
+        }
+        for after in lost {
+            self.after_lost_disk(after, out);
+        }
+    }
+
+    /// Pieces that have settled and are only waited for by the disk given up let go of their ranges.
+    fn leave_ghosts(&mut self, out: &mut Vec<Effect>) {
+        for key in self.slots.keys() {
+            if self.slots.get(key).is_some_and(|slot| slot.failed.is_some() && slot.locked) {
+                self.conclude(key, out);
+            }
+        }
     }
 
     /// A record could not be made durable: nothing that depends on it happens.

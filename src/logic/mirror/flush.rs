@@ -4,6 +4,9 @@
 //! shares the next. When both are through, everything that had left for both disks when the cycle began is stable:
 //! a client's flush may be acknowledged (invariant I16), `unstable` forgets it, and its intents may be cleared.
 //!
+//! The local disk is flushed by one operation at a time, whoever wants it: of two at once, one may report the failure of
+//! both, and the other's success would be believed.
+//!
 //! A client's flush covers what was acknowledged before it, so it needs not wait for writes under way. The periodic
 //! cycle does wait for them, so that under constant load stability advances too.
 
@@ -29,6 +32,25 @@ pub(super) struct Flushing {
     pub(super) began: Moment,
     /// Everything up to this order is durable on both disks.
     pub(super) stable: u64,
+}
+
+/// Flushes of the local disk.
+#[derive(Debug, Default)]
+pub(super) struct Flushes {
+    /// For whom the one under way is.
+    running: Vec<Op>,
+    /// Who came since: the next one is for all of them.
+    waiting: Vec<Op>,
+}
+
+impl Flushes {
+    /// Takes note of who wants a flush. Returns whether one is under way already, which doesn't cover this.
+    pub(super) fn waits_behind_another(&mut self, op: &Op) -> bool {
+        let busy = !self.running.is_empty();
+        let place = if busy { &mut self.waiting } else { &mut self.running };
+        place.push(op.clone());
+        busy
+    }
 }
 
 #[derive(Debug)]
@@ -142,6 +164,36 @@ impl Mirror {
         }
         self.door_step(out);
         self.source_flush_step(out);
+    }
+
+    /// The flush under way ended: the next one begins, and those whose it was go on.
+    pub(super) fn flush_done(&mut self, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
+        let ended = std::mem::take(&mut self.flushes.running);
+        if result.is_ok() && self.disk != DiskState::Diskless && !self.flushes.waiting.is_empty() {
+            self.flushes.running = std::mem::take(&mut self.flushes.waiting);
+            let op = self.op(Op::Flush);
+            out.push(Effect::Disk { op, io: DiskIo::Flush });
+        }
+        for op in ended {
+            self.flushed(op, result, out);
+        }
+    }
+
+    /// The disk is given up: who waits for a flush that did not begin, waits no longer.
+    pub(super) fn abandon_flushes(&mut self, out: &mut Vec<Effect>) {
+        for op in std::mem::take(&mut self.flushes.waiting) {
+            self.flushed(op, Err(DiskError::NoDisk), out);
+        }
+    }
+
+    fn flushed(&mut self, op: Op, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
+        match op {
+            Op::Barrier(number) => self.barrier_flushed(number, result, out),
+            Op::Cycle(number) => self.cycle_flushed_here(number, result, out),
+            Op::Door => self.door_flushed(result, out),
+            Op::SourceFlush(session) => self.source_flushed(session, result, out),
+            other => unreachable!("{other:?} is no flush"),
+        }
     }
 
     /// The local disk flushed.

@@ -10,7 +10,6 @@ use crate::base::error::RequestError;
 use crate::base::limits::FLUSH_WINDOW_BYTES;
 use crate::base::state::{DiskState, Mode, Role};
 use crate::base::time::Moment;
-use crate::wire::message::Message;
 use std::time::Duration;
 
 /// Time between two looks while something is going on.
@@ -81,9 +80,6 @@ impl Mirror {
         let Some(session) = self.session.as_mut() else { return };
         let silence = now.since(session.heard);
         let unwritten = session.oldest_unwritten().map(|since| now.since(since));
-        if ping {
-            session.pinged = now;
-        }
         if silence >= self.settings.link_timeout {
             let reason = format!("nothing heard from {} for {} ms", self.peer_name(), silence.as_millis());
             self.end_session(&reason, false, out);
@@ -96,7 +92,7 @@ impl Mirror {
             let reason = format!("the handshake with {} takes too long", self.peer_name());
             self.end_session(&reason, false, out);
         } else if ping {
-            self.send(Message::Ping { token: now.0 }, out);
+            self.ping(out);
         }
     }
 
@@ -147,6 +143,7 @@ impl Mirror {
             if let Some(slot) = self.slots.get_mut(key)
                 && slot.locked
                 && slot.failed.is_none()
+                && !slot.is_ghost()
             {
                 slot.failed = Some(RequestError::Io);
                 self.conclude(key, out);

@@ -4,9 +4,10 @@
 //! - Effects of one call carry no promise of order among themselves, except the `Send`s of one session.
 //! - Every [`Effect::Disk`], [`Effect::Persist`] is answered exactly once, failures and shutdown included. Disk
 //!   operations run concurrently; the core never has two overlapping ones under way of which one writes, except a
-//!   `Flush`, which covers exactly the operations that were answered before it was handed out.
+//!   `Flush`, which covers exactly the operations that were answered before it was handed out. One flush at a time.
 //! - Persist operations are carried out one after the other, in order.
 //! - A buffer belongs to the core from the input that names it to the `Release` (or, for reads, the `Reply`) that names it.
+//!   After a `ReplyApart` a read's buffer is still the core's.
 //!   When a session ends, frames already handed out for it need their buffers no longer.
 //! - `settle` is called once after each batch of inputs, before the effects are carried out.
 
@@ -394,6 +395,14 @@ pub enum Effect {
     Reply {
         /// The piece.
         request: RequestIdAndOutcome,
+    },
+    /// A read is settled while an operation of a disk that was given up may still write to its buffer: that one stays with
+    /// the core until its `Release`. The bytes of a read that went well are in another buffer, the runtime's from here on.
+    ReplyApart {
+        /// The piece.
+        request: RequestIdAndOutcome,
+        /// Where its bytes are, as many as its own buffer has; `None` for zeroes, and for a read that failed.
+        bytes: Option<BufferId>,
     },
     /// Copy a buffer's bytes over another of the same size, or fill it with zeroes. Carried out at once, before any
     /// later effect of the same batch.

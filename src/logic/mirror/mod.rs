@@ -21,6 +21,8 @@ mod failure;
 mod flush;
 mod housekeeping;
 mod leave;
+mod meeting;
+mod read;
 mod request;
 mod session;
 mod source;

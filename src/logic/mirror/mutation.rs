@@ -8,7 +8,8 @@ pub enum Mutation {
     R1,
     /// Intents are cleared as soon as their writes are complete, flushed or not.
     R2a,
-    /// A resync ends without flushing the source's disk.
+    /// A resync never flushes the source's disk, neither before its target gives up its copy nor at its end. (Without the
+    /// second alone nothing is lost: what is written after the first, intents cover until a flush cycle.)
     R2b,
     /// A primary goes on alone without flushing first.
     R3a,

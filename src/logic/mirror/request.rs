@@ -11,7 +11,7 @@
 //! no client.
 
 use super::core::{Mirror, Op, Owner};
-use super::interface::{Completion, DiskIo, Effect, Note, RequestIdAndOutcome};
+use super::interface::{DiskIo, Effect, RequestIdAndOutcome};
 use super::lock::Ticket;
 use super::mutation::Mutation;
 use super::slab::Key;
@@ -22,7 +22,6 @@ use crate::base::request::{Action, Outcome, Request};
 use crate::base::state::{DiskState, Mode, Overflow, Role};
 use crate::base::time::Moment;
 use crate::wire::frame::Frame;
-use crate::wire::message::Message;
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +95,10 @@ pub(super) struct Slot {
     pub(super) replied: bool,
     /// The buffer was given back early: only mutant R14 does.
     pub(super) released: bool,
+    /// An operation of a disk that was given up has not ended: it may still use the buffer.
+    pub(super) haunted: bool,
+    /// A read that was answered without its buffer, which is still ours.
+    pub(super) apart: bool,
     /// A sticky failure.
     pub(super) failed: Option<RequestError>,
     pub(super) admitted: Moment,
@@ -105,6 +108,10 @@ impl Slot {
     /// Whether it changes the volume.
     pub(super) fn is_mutation(&self) -> bool {
         matches!(self.work, Work::Write(_) | Work::Zero { .. })
+    }
+
+    fn is_read(&self) -> bool {
+        matches!(self.work, Work::Read(_))
     }
 
     /// Settled, and there only because an operation of a disk that was given up may still touch its buffer.
@@ -195,6 +202,8 @@ impl Mirror {
             order: 0,
             replied: false,
             released: false,
+            haunted: false,
+            apart: false,
             failed: None,
             admitted: self.now,
         };
@@ -359,9 +368,7 @@ impl Mirror {
     fn mirror_leg(&mut self, key: Key, out: &mut Vec<Effect>) {
         if self.slots[key].remote == Leg::Idle {
             if self.settings.mode == Mode::Async && self.is_behind() {
-                if self.settings.overflow == Overflow::Shed {
-                    self.shed(out);
-                }
+                self.overflowed(key, out);
                 return;
             }
             self.send_mutation(key, out);
@@ -370,6 +377,21 @@ impl Mirror {
         if !gated || self.slots[key].received || self.slots[key].remote.over() {
             self.submit_local(key, out);
         }
+    }
+
+    /// An asynchronous volume's buffer is full: the piece waits, or, where the volume sheds, does not.
+    fn overflowed(&mut self, key: Key, out: &mut Vec<Effect>) {
+        if self.settings.overflow == Overflow::Block {
+            return;
+        }
+        if self.is_joined() {
+            self.shed(out);
+        } else if self.session.as_mut().and_then(|session| session.source()).is_some_and(|source| source.takes_marks())
+        {
+            // The target is durably no copy: written here alone and marked, the block is copied in its turn.
+            self.solo_leg(key, out);
+        }
+        // While a resync ends nothing may be marked any more: the piece waits for the little that is under way.
     }
 
     /// Sends a mutation's frame; from here on the peer may differ until it is durable there.
@@ -497,12 +519,8 @@ impl Mirror {
     /// Replies when the mode's condition holds, frees when both legs are over.
     pub(super) fn conclude(&mut self, key: Key, out: &mut Vec<Effect>) {
         let Some(slot) = self.slots.get(key) else { return };
-        let busy = slot.local == Leg::Busy || slot.remote == Leg::Busy || slot.filling;
         if let Some(error) = slot.failed {
-            self.reply(key, Err(error), out);
-            if !busy {
-                self.free_slot(key, out);
-            }
+            self.conclude_failed(key, error, out);
             return;
         }
         if !slot.is_mutation() {
@@ -519,9 +537,25 @@ impl Mirror {
         }
     }
 
-    /// The peer has it and is the authority; the local disk, given up, has not answered yet. Others need not wait for
-    /// that, only the buffer must.
-    fn leave_ghost(&mut self, key: Key, out: &mut Vec<Effect>) {
+    fn conclude_failed(&mut self, key: Key, error: RequestError, out: &mut Vec<Effect>) {
+        self.reply(key, Err(error), out);
+        let slot = &mut self.slots[key];
+        if slot.is_read() {
+            // The peer's answer would come too late.
+            slot.remote = Leg::Waived;
+        }
+        if slot.remote == Leg::Busy {
+            return;
+        }
+        if slot.local != Leg::Busy && !slot.filling && !slot.haunted {
+            self.free_slot(key, out);
+        } else if self.disk == DiskState::Diskless {
+            self.leave_ghost(key, out);
+        }
+    }
+
+    /// Settled, and the local disk, given up, has not answered yet. Others need not wait for that, only the buffer must.
+    pub(super) fn leave_ghost(&mut self, key: Key, out: &mut Vec<Effect>) {
         if let Some(ticket) = self.slots[key].ticket.take() {
             self.release_range(ticket, out);
             self.drained_step(out);
@@ -559,9 +593,12 @@ impl Mirror {
         slot.replied = true;
         let latency = self.now.since(slot.admitted);
         let mutation = slot.is_mutation();
+        slot.apart |= slot.is_read() && (slot.haunted || slot.local == Leg::Busy);
+        let apart = slot.apart;
         match slot.origin {
             Origin::Client(id) => {
-                out.push(Effect::Reply { request: RequestIdAndOutcome { id, outcome } });
+                let request = RequestIdAndOutcome { id, outcome };
+                out.push(if apart { Effect::ReplyApart { request, bytes: None } } else { Effect::Reply { request } });
                 if mutation && outcome.is_ok() {
                     self.governor.client_wrote(latency);
                 }
@@ -573,8 +610,8 @@ impl Mirror {
 
     pub(super) fn free_slot(&mut self, key: Key, out: &mut Vec<Effect>) {
         let slot = self.slots.remove(key).expect("a slot is freed once");
-        if let Work::Write(buffer) = slot.work
-            && !slot.released
+        if let Some(buffer) = slot.buffer()
+            && (slot.is_mutation() && !slot.released || slot.apart)
         {
             out.push(Effect::Release { buffer });
         }
@@ -590,120 +627,5 @@ impl Mirror {
             self.held_since = None;
         }
         self.drained_step(out);
-    }
-
-    fn drive_read(&mut self, key: Key, out: &mut Vec<Effect>) {
-        let slot = &self.slots[key];
-        if slot.local != Leg::Idle || slot.remote != Leg::Idle {
-            return;
-        }
-        let whole = slot.range.aligned_out();
-        if matches!(slot.origin, Origin::Client(_)) && !self.may_read() {
-            self.hold_read(out);
-            return;
-        }
-        match (self.disk, slot.work) {
-            (DiskState::UpToDate, Work::Read(Some(buffer))) => {
-                self.slots[key].local = Leg::Busy;
-                self.disk_op(Op::Read(key), DiskIo::Read { range: whole, buffer }, out);
-            }
-            (DiskState::UpToDate, Work::Read(None)) => {
-                self.slots[key].local = Leg::Busy;
-                self.disk_op(Op::Read(key), DiskIo::ReadChunk { range: whole }, out);
-            }
-            _ => self.read_from_peer(key, out),
-        }
-    }
-
-    /// Asks the peer for bytes the local disk does not have.
-    fn read_from_peer(&mut self, key: Key, out: &mut Vec<Effect>) {
-        let can = self.session.as_ref().is_some_and(|session| session.peer_can_read());
-        if !can || !matches!(self.slots[key].origin, Origin::Client(_)) {
-            self.hold(out);
-            return;
-        }
-        let slot = &mut self.slots[key];
-        slot.remote = Leg::Busy;
-        let request = Message::ReadRequest { op: OpId(key.number()), range: slot.range.aligned_out() };
-        self.send(request, out);
-    }
-
-    pub(super) fn read_done(&mut self, key: Key, result: Result<Completion, DiskError>, out: &mut Vec<Effect>) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.local = Leg::Done;
-        if let Origin::PeerRead(op) = slot.origin {
-            let range = slot.range;
-            self.answer_peer_read(op, range, result, out);
-            self.slots[key].replied = true;
-            self.free_slot(key, out);
-            return;
-        }
-        match result {
-            _ if slot.failed.is_some() => self.conclude(key, out),
-            Ok(_) if !self.may_read() => {
-                // Read too late to be shown; again when it may be.
-                self.slots[key].local = Leg::Idle;
-                self.hold_read(out);
-            }
-            Ok(_) => {
-                self.reply(key, Ok(()), out);
-                self.free_slot(key, out);
-            }
-            Err(error) => self.read_failed(key, error, out),
-        }
-    }
-
-    /// The local disk can't read it: the peer's copy serves, and mends the local one. A disk that fails too often goes.
-    fn read_failed(&mut self, key: Key, error: DiskError, out: &mut Vec<Effect>) {
-        self.read_errors += 1;
-        if self.session.as_ref().is_some_and(|session| session.peer_can_read()) {
-            self.read_from_peer(key, out);
-            if self.read_errors >= super::failure::READ_ERRORS_MAX {
-                self.disk_failed("reads", error, out);
-            }
-        } else {
-            self.slots[key].failed = Some(RequestError::Io);
-            self.conclude(key, out);
-        }
-    }
-
-    /// The peer's answer to a read: bytes (`Some(Some)`), zeroes (`Some(None)`) or failure (`None`).
-    pub(super) fn peer_read_answered(&mut self, op: OpId, data: Option<Option<BufferId>>, out: &mut Vec<Effect>) {
-        let key = Key::of(op.0);
-        let into = self.slots.get(key).filter(|slot| slot.remote == Leg::Busy).and_then(|slot| match slot.work {
-            Work::Read(Some(buffer)) => Some((buffer, slot.range, slot.local)),
-            _ => None,
-        });
-        if let (Some((to, range, local)), Some(from)) = (into, data) {
-            out.push(Effect::Copy { from, to });
-            self.slots[key].remote = Leg::Done;
-            if local == Leg::Done && self.disk == DiskState::UpToDate {
-                self.note(Note::ReadRepaired { range: range.aligned_out() }, out);
-                self.slots[key].local = Leg::Busy;
-                let io = DiskIo::Write { range: range.aligned_out(), buffer: to, fua: false };
-                self.disk_op(Op::Repair(key), io, out);
-            } else {
-                self.reply(key, Ok(()), out);
-                self.free_slot(key, out);
-            }
-        } else if into.is_some() {
-            self.slots[key].remote = Leg::Done;
-            self.slots[key].failed = Some(RequestError::Io);
-            self.conclude(key, out);
-        }
-        if let Some(Some(buffer)) = data {
-            out.push(Effect::Release { buffer });
-        }
-    }
-
-    pub(super) fn repaired(&mut self, key: Key, result: Result<(), DiskError>, out: &mut Vec<Effect>) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.local = Leg::Done;
-        if let Err(error) = result {
-            self.disk_failed("mending a block from the peer's copy", error, out);
-        }
-        let failed = self.slots[key].failed;
-        self.reply(key, failed.map_or(Ok(()), Err), out);
-        self.free_slot(key, out);
     }
 }

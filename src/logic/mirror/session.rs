@@ -1,4 +1,4 @@
-//! A session's life: from the authenticated connection to the decision, and its end.
+//! A session's life, from the authenticated connection to its end, and what is on its way in it.
 //!
 //! ```text
 //! Draining ─► Hello ─► Deciding ─┬─► Refused      no data moves until an operator acts
@@ -8,8 +8,8 @@
 //! ```
 
 use super::core::{After, Mirror};
-use super::door::Door;
-use super::handshake::{self, Decision, Plan, Rule, Side};
+use super::door::{Door, Purpose};
+use super::handshake::Decision;
 use super::interface::{Effect, Note, Order};
 use super::mutation::Mutation;
 use super::request::Leg;
@@ -19,10 +19,10 @@ use super::target::Target;
 use crate::base::error::RequestError;
 use crate::base::ids::{Epoch, Sequence, SessionId};
 use crate::base::limits::PEER_GONE_WITHIN;
-use crate::base::state::{DiskState, Mode, Role};
+use crate::base::state::{DiskState, Role};
 use crate::base::time::Moment;
 use crate::wire::frame::Frame;
-use crate::wire::message::{Descriptor, FEATURE_RECEIPTS, Message, PROTOCOL_VERSION};
+use crate::wire::message::{Descriptor, FEATURE_RECEIPTS, Message};
 use std::collections::VecDeque;
 
 /// A session with the peer.
@@ -38,22 +38,26 @@ pub(super) struct Session {
     answered: Moment,
     pub(super) phase: Phase,
     /// This node as it described itself.
-    ours: Option<Descriptor>,
+    pub(super) ours: Option<Descriptor>,
     /// The peer as it described itself; role and disk kept up to date.
     pub(super) theirs: Option<Descriptor>,
     /// The peer's decision, if it came before ours.
-    their_decision: Option<(u16, u16)>,
-    decision: Option<Decision>,
+    pub(super) their_decision: Option<(u16, u16)>,
+    pub(super) decision: Option<Decision>,
     /// Frames sent and not yet written by the peer, in order from `sent_first` on.
     sent: VecDeque<Option<(Sent, Moment, u64)>>,
     sent_first: u64,
     received_upto: u64,
     /// Bytes of them.
     pub(super) sent_bytes: u64,
+    /// Bytes of those among them that are clients' pieces.
+    owed_bytes: u64,
     /// A piece waits until the peer has caught up (asynchronous volumes).
     pub(super) stalled: bool,
     /// Already told to end: nothing more is sent.
-    ending: bool,
+    pub(super) ending: bool,
+    /// It ends because the peer fell behind: this node goes on alone before it meets the peer again.
+    shed: bool,
     /// The peer stopped in order: it serves no more.
     left: bool,
     /// Bytes the peer's verify found different and did not repair.
@@ -110,6 +114,8 @@ impl Session {
             sent_first: next_sequence,
             received_upto: next_sequence - 1,
             sent_bytes: 0,
+            owed_bytes: 0,
+            shed: false,
             stalled: false,
             ending: false,
             left: false,
@@ -203,6 +209,9 @@ impl Mirror {
         }
         session.sent.push_back(Some((what, now, bytes)));
         session.sent_bytes += bytes;
+        if matches!(what, Sent::Slot(_)) {
+            session.owed_bytes += bytes;
+        }
         out.push(Effect::Send { session: session.id, frame });
     }
 
@@ -212,6 +221,9 @@ impl Mirror {
         let index = sequence.0.checked_sub(session.sent_first)? as usize;
         let (what, _, bytes) = session.sent.get_mut(index)?.take()?;
         session.sent_bytes -= bytes;
+        if matches!(what, Sent::Slot(_)) {
+            session.owed_bytes -= bytes;
+        }
         while session.sent.front().is_some_and(|entry| entry.is_none()) {
             session.sent.pop_front();
             session.sent_first += 1;
@@ -242,13 +254,16 @@ impl Mirror {
         let (now, limit, age) = (self.now, self.settings.async_bytes_max, self.settings.async_age_max);
         let Some(session) = self.session.as_mut() else { return false };
         let old = session.oldest_unwritten().is_some_and(|since| now.since(since) > age);
-        let behind = session.sent_bytes >= limit || old;
+        let behind = session.owed_bytes >= limit || old;
         session.stalled |= behind;
         behind
     }
 
-    /// An asynchronous volume lets its peer fall behind: it goes on alone and resyncs later.
+    /// An asynchronous volume lets its peer fall behind: it goes on alone and resyncs later. It goes through the door
+    /// before it meets the peer again: else the next session's resync would fill the buffer with nothing gained.
     pub(super) fn shed(&mut self, out: &mut Vec<Effect>) {
+        let Some(session) = self.session.as_mut().filter(|session| !session.ending) else { return };
+        session.shed = true;
         self.note(Note::Shed, out);
         self.end_session("the send buffer is full: the peer falls behind and is resynced later", false, out);
     }
@@ -261,142 +276,6 @@ impl Mirror {
         self.session = Some(Session::new(id, self.now, self.sequence + 1));
         self.withdraw_passage(out);
         self.begin_session_if_ready(out);
-    }
-
-    /// Describes this node, once nothing of before is under way that could change the description.
-    pub(super) fn begin_session_if_ready(&mut self, out: &mut Vec<Effect>) {
-        let quiet =
-            self.old_frames_ended() && !self.door.is_opening() && !self.is_changing() && !self.pending.is_leaving();
-        let Some(session) = &self.session else { return };
-        if !matches!(session.phase, Phase::Draining) || session.ending || !quiet {
-            return;
-        }
-        let ours = self.descriptor();
-        self.send(Message::Hello(Box::new(ours.clone())), out);
-        let session = self.session.as_mut().expect("a session exists");
-        session.ours = Some(ours);
-        session.phase = Phase::Hello;
-        self.decide_if_ready(out);
-    }
-
-    /// Whether nothing that the peer sent in an earlier session is under way here.
-    pub(super) fn old_frames_ended(&self) -> bool {
-        use super::request::Origin;
-        self.applying.is_idle() && self.slots.iter().all(|(_, slot)| matches!(slot.origin, Origin::Client(_)))
-    }
-
-    /// This node as the peer must know it.
-    fn descriptor(&self) -> Descriptor {
-        let superblock = &self.superblock;
-        let marked = !self.marks.dirty.is_empty() || !self.marks.suspect.is_empty() || !self.unstable.is_empty();
-        let receipts = self.settings.receipt_gating || self.settings.mode == Mode::Memory;
-        let join = superblock.join;
-        Descriptor {
-            protocol: PROTOCOL_VERSION,
-            features: if receipts { FEATURE_RECEIPTS } else { 0 },
-            node: self.settings.node,
-            volume: self.settings.volume,
-            device: superblock.device,
-            role: self.role,
-            disk: self.disk,
-            mode: self.settings.mode,
-            capacity_bytes: self.capacity_bytes,
-            committed_bytes: superblock.committed_bytes,
-            lineage: superblock.lineage.clone(),
-            primary_epoch: superblock.primary_epoch,
-            seen_epoch: superblock.seen_epoch,
-            cache_epoch: superblock.cache_epoch,
-            continuity: self.continuity(),
-            marked,
-            intents_marked: !self.marks.intents.is_empty(),
-            maps_readable: !self.maps_unreadable,
-            gated_since_join: join.is_some_and(|join| join.gated) && self.settings.receipt_gating,
-            exact: self.settings.exact_recovery,
-            unfinished: superblock.unfinished,
-            discard: superblock.discard,
-            requested: superblock.requested,
-            incarnation: self.identity.incarnation,
-            boot: self.identity.boot,
-        }
-    }
-
-    /// The peer described itself.
-    pub(super) fn hello(&mut self, theirs: Descriptor, out: &mut Vec<Effect>) {
-        let Some(session) = self.session.as_mut() else { return };
-        if session.theirs.is_some() {
-            self.misbehaved("a second description in one session", out);
-            return;
-        }
-        session.theirs = Some(theirs);
-        self.decide_if_ready(out);
-    }
-
-    fn decide_if_ready(&mut self, out: &mut Vec<Effect>) {
-        let rules = self.rules;
-        let Some(session) = self.session.as_mut() else { return };
-        let (Some(ours), Some(theirs), Phase::Hello) = (&session.ours, &session.theirs, &session.phase) else { return };
-        let decision = handshake::decide_by(rules, ours, theirs);
-        session.decision = Some(decision);
-        session.phase = Phase::Deciding;
-        self.send(Message::Decided { rule: decision.rule as u16, plan: decision.plan.code() }, out);
-        self.carry_out_if_agreed(out);
-    }
-
-    /// The peer decided.
-    pub(super) fn decided(&mut self, rule: u16, plan: u16, out: &mut Vec<Effect>) {
-        let Some(session) = self.session.as_mut() else { return };
-        session.their_decision = Some((rule, plan));
-        self.carry_out_if_agreed(out);
-    }
-
-    fn carry_out_if_agreed(&mut self, out: &mut Vec<Effect>) {
-        let Some(session) = self.session.as_mut() else { return };
-        let (Some(decision), Some(theirs), Phase::Deciding) =
-            (session.decision, session.their_decision, &session.phase)
-        else {
-            return;
-        };
-        if theirs != (decision.rule as u16, decision.plan.mirrored().code()) {
-            self.misbehaved("the two nodes decided differently how to go on", out);
-            return;
-        }
-        self.rule = Some(decision.rule);
-        self.note(Note::Decided { rule: decision.rule.name(), plan: decision.plan.to_string() }, out);
-        self.carry_out(decision, out);
-    }
-
-    fn carry_out(&mut self, decision: Decision, out: &mut Vec<Effect>) {
-        let peer =
-            self.session.as_ref().and_then(|session| session.theirs.clone()).expect("decided with a description");
-        match decision.plan {
-            Plan::Refuse => self.refused(decision.rule, out),
-            Plan::Demote { side } => {
-                if side == Side::Ours {
-                    self.step_down("the peer is primary in a higher epoch", out);
-                }
-            }
-            Plan::Forward { disk } => {
-                self.set_phase(Phase::Forwarding { granted: false });
-                if disk == Side::Theirs && self.role == Role::Primary {
-                    let reason = self.disk_reason.clone().unwrap_or_else(|| "no local disk".into());
-                    self.send(Message::TakeAuthority { reason }, out);
-                }
-                self.drive_all(out);
-            }
-            Plan::Sync(sync) => {
-                self.superblock.seen_epoch = self.superblock.seen_epoch.max(peer.seen_epoch);
-                match sync.source {
-                    Side::Ours => self.begin_source(decision.rule, sync),
-                    Side::Theirs => self.begin_target(sync, out),
-                }
-            }
-        }
-    }
-
-    fn refused(&mut self, rule: Rule, out: &mut Vec<Effect>) {
-        self.link_reason = Some(refusal_sentence(rule, self.peer_name()));
-        self.set_phase(Phase::Refused);
-        self.drive_all(out);
     }
 
     pub(super) fn set_phase(&mut self, phase: Phase) {
@@ -505,6 +384,10 @@ impl Mirror {
             self.fail_peer_slots(out);
         }
         out.push(Effect::ProbePeer);
+        if session.shed && self.role == Role::Primary && self.disk == DiskState::UpToDate && self.door == Door::Closed {
+            // No need to wait for the peer to find this node gone: without its writes it never takes over unasked.
+            self.go_through(Purpose::Solo, out);
+        }
         self.claims_ended(out);
         self.quiesce_failed(out);
         self.prepare_without_session(out);
@@ -530,6 +413,15 @@ impl Mirror {
                     self.conclude(key, out);
                 }
             }
+        }
+    }
+
+    /// Asks the peer for a sign of life.
+    pub(super) fn ping(&mut self, out: &mut Vec<Effect>) {
+        let now = self.now;
+        if let Some(session) = self.session.as_mut() {
+            session.pinged = now;
+            self.send(Message::Ping { token: now.0 }, out);
         }
     }
 
@@ -666,31 +558,3 @@ impl Mirror {
 
 /// The reason of a goodbye that is not followed by a new session.
 pub(super) const STOPPING: &str = "stopping";
-
-/// What a refusal means and what to do.
-fn refusal_sentence(rule: Rule, peer: &str) -> String {
-    match rule {
-        Rule::Protocol => format!("{peer} runs another version of the protocol: run the same version on both"),
-        Rule::Volume => format!("the disk of {peer} belongs to another volume: check cluster and volume name"),
-        Rule::SameNode => "both daemons say they are the same node: start one with the other --node".into(),
-        Rule::Clone => "both disks carry the same identity, one is a copy of the other: run replace-disk on one".into(),
-        Rule::Mode => format!("{peer} is configured with another mode: use the same config on both"),
-        Rule::Size => "a disk is smaller than the volume: give that node a larger disk with replace-disk".into(),
-        Rule::NoDisk => "neither node has a disk: attach one".into(),
-        Rule::BothDiscard => "both sides were given up: choose one with resync --source".into(),
-        Rule::DiscardPrimary => "the side that was given up is primary: demote it first".into(),
-        Rule::BothNew => "both disks are new and not known to be zero: choose one with resync --source".into(),
-        Rule::NoGoodSource => "the other disk is not up to date: choose one with resync --source".into(),
-        Rule::Unrelated => "the two disks hold unrelated data: choose one with resync --source".into(),
-        Rule::Fork => {
-            "split brain: both nodes went on alone; nothing is overwritten until you choose one with resync --source"
-                .into()
-        }
-        Rule::NewestInconsistent => "the newer copy is an unfinished one: choose a side with resync --source".into(),
-        Rule::BothInconsistent => "both copies are unfinished: choose one with resync --source".into(),
-        Rule::InconsistentPrimary | Rule::PrimaryWithoutMemory => {
-            "a primary whose copy can't be the source: demote it, then choose a side with resync --source".into()
-        }
-        other => format!("refused by rule {}", other.name()),
-    }
-}

@@ -92,6 +92,11 @@ impl Source {
         !matches!(self.stage, Stage::Marks | Stage::Persisting | Stage::FlushingFirst | Stage::Begun)
     }
 
+    /// Whether a block may be marked anew: it will be copied before the resync ends.
+    pub(super) fn takes_marks(&self) -> bool {
+        self.stage == Stage::Copying && self.copies()
+    }
+
     /// The target's disk read as zeroes when this began: zeroes need not be sent.
     pub(super) fn target_is_zeroed(&self) -> bool {
         self.sync.zeroed
@@ -330,7 +335,7 @@ impl Mirror {
         let source = self.session.as_mut().and_then(|session| session.source());
         let Some(source) = source.filter(|source| source.stage == Stage::Persisting) else { return };
         source.stage = Stage::FlushingFirst;
-        if self.rules.broken(Mutation::R3d) || !source.copies() {
+        if self.rules.broken(Mutation::R3d) || self.rules.broken(Mutation::R2b) || !source.copies() {
             // Nothing is given up on the other side: it stays as good as it is.
             self.tell_begin(out);
         } else {
@@ -506,6 +511,7 @@ impl Mirror {
         self.link_reason = None;
         self.set_phase(Phase::Joined);
         self.note(Note::Joined { bytes_copied: copied, bytes_equal: equal, bytes_zeroed: zeroed, took }, out);
+        self.ping(out);
     }
 
     /// Tells the target how far we are, for its status.

@@ -11,7 +11,7 @@ use super::handshake::Sync;
 use super::interface::{Completion, DiskIo, Effect, Note};
 use super::marks::serialise_in_parts;
 use super::mutation::Mutation;
-use super::request::{Origin, Work};
+use super::request::{Origin, Slot, Work};
 use super::session::Phase;
 use super::slab::{Key, Slab};
 use crate::base::error::DiskError;
@@ -53,6 +53,8 @@ struct Applied {
     buffer: Option<BufferId>,
     /// The checksums to compare with, for a hashed range.
     digests: Option<Vec<u128>>,
+    /// The disk it is for was given up: nobody waits for it any more.
+    ghost: bool,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,11 @@ struct Barrier {
 /// What is promised when a barrier's flush is done.
 #[derive(Clone, Debug)]
 enum Promise {
+    /// The disk was given up meanwhile.
+    Nothing,
+    /// That the peer's flush cycle is done here.
     Flushed(u64),
+    /// That this disk is the source's equal.
     Adopt { lineage: Lineage, epoch: Epoch, cache_epoch: u64 },
 }
 
@@ -114,6 +120,12 @@ impl Applying {
         self.frames.is_empty() && self.barriers.is_empty()
     }
 
+    /// The same, leaving aside what a disk that was given up has not answered.
+    fn is_idle_but_for_ghosts(&self) -> bool {
+        self.frames.iter().all(|(_, frame)| frame.ghost)
+            && self.barriers.iter().all(|barrier| matches!(barrier.promise, Promise::Nothing))
+    }
+
     /// A forwarded mutation ended.
     pub(super) fn answer(&mut self, sequence: Sequence, written: bool) {
         if written { self.written.push(sequence) } else { self.failed.push((sequence, 5)) }
@@ -129,14 +141,28 @@ impl Applying {
         self.arrivals.insert(arrival);
         self.ranges.insert(range.offset, range.end());
         self.received = self.received.max(Some(sequence));
-        self.frames.insert(Applied { arrival, sequence, range, buffer, digests: None })
+        self.frames.insert(Applied { arrival, sequence, range, buffer, digests: None, ghost: false })
     }
 
     fn end(&mut self, key: Key) -> Applied {
         let applied = self.frames.remove(key).expect("a frame ends once");
-        self.arrivals.remove(&applied.arrival);
-        self.ranges.remove(&applied.range.offset);
+        if !applied.ghost {
+            self.arrivals.remove(&applied.arrival);
+            self.ranges.remove(&applied.range.offset);
+        }
         applied
+    }
+
+    /// The disk is given up: what it still does counts for nothing, and nobody waits for it.
+    fn abandon(&mut self) {
+        for key in self.frames.keys() {
+            self.frames[key].ghost = true;
+        }
+        self.arrivals.clear();
+        self.ranges.clear();
+        for barrier in &mut self.barriers {
+            barrier.promise = Promise::Nothing;
+        }
     }
 }
 
@@ -320,6 +346,7 @@ impl Mirror {
             out.push(Effect::Release { buffer });
         }
         match result {
+            _ if applied.ghost => {}
             Ok(()) => self.applying.written.push(applied.sequence),
             Err(error) => {
                 self.applying.failed.push((applied.sequence, errno_of(error)));
@@ -360,6 +387,7 @@ impl Mirror {
         let theirs = applied.digests.expect("a hashed range keeps its checksums");
         let sequence = applied.sequence;
         match result {
+            _ if applied.ghost => {}
             Ok(Completion::Digests(ours)) => {
                 let mut differing = RoaringBitmap::new();
                 for (block, (a, b)) in applied.range.blocks().zip(ours.iter().zip(&theirs)) {
@@ -395,6 +423,19 @@ impl Mirror {
         self.applying.written.clear();
         self.applying.failed.clear();
         self.applying.barriers.retain(|barrier| barrier.flushing);
+    }
+
+    /// The local disk is given up: frames and promises that wait for it are over, whenever it answers.
+    pub(super) fn abandon_applying(&mut self) {
+        self.forget_promises();
+        self.applying.abandon();
+    }
+
+    /// Whether nothing that the peer sent in an earlier session is under way here, but for what a disk that was given up
+    /// has not answered.
+    pub(super) fn old_frames_ended(&self) -> bool {
+        let settled = |slot: &Slot| matches!(slot.origin, Origin::Client(_)) || slot.is_ghost();
+        self.applying.is_idle_but_for_ghosts() && self.slots.iter().all(|(_, slot)| settled(slot))
     }
 
     fn barrier(&mut self, promise: Promise, out: &mut Vec<Effect>) {
@@ -434,6 +475,7 @@ impl Mirror {
                 self.flush_failed("a flush", error, out);
             }
             Ok(()) => match barrier.promise {
+                Promise::Nothing => {}
                 Promise::Flushed(cycle) => self.send(Message::Flushed { cycle }, out),
                 Promise::Adopt { lineage, epoch, cache_epoch } => self.adopt(lineage, epoch, cache_epoch, out),
             },
@@ -524,6 +566,7 @@ impl Mirror {
         self.send(Message::Joined, out);
         let took = now.since(began);
         self.note(Note::Joined { bytes_copied: copied, bytes_equal: equal, bytes_zeroed: zeroed, took }, out);
+        self.ping(out);
     }
 
     /// A primary without a disk wants this node to be the only authority.

@@ -116,9 +116,13 @@ impl Mirror {
             verify.compared += range.length;
             verify.meter.add(range.length);
             if failed {
+                // Neither equal nor different. Written anew it may be read again.
                 verify.unreadable += range.length;
+                if verify.repair {
+                    verify.to_repair.push(range);
+                }
             }
-            for part in ranges {
+            for part in ranges.iter().filter(|_| !failed) {
                 verify.different += part.length;
                 if verify.ranges.len() < VERIFY_RANGES_MAX {
                     verify.ranges.push((part.offset, part.length));

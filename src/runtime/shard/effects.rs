@@ -32,6 +32,9 @@ impl Shard {
                 Effect::ProbePeer => self.tell(ShardEvent::ProbeWanted),
                 Effect::OrderDone { id, result } => self.tell(ShardEvent::OrderDone { id, result }),
                 Effect::Reply { request } => self.clients.reply(request.id, request.outcome, &mut self.pool),
+                Effect::ReplyApart { request, bytes } => {
+                    self.clients.reply_apart(request.id, request.outcome, bytes, &mut self.pool);
+                }
                 Effect::Copy { from, to } => self.pool.copy(from, to),
                 Effect::Release { buffer } => self.pool.release(buffer),
                 Effect::CutClients { reason } => self.clients.cut(&reason, &mut self.pool, &self.poller),

@@ -77,6 +77,15 @@ impl Pieces {
         piece
     }
 
+    pub(super) fn get(&self, id: RequestId) -> &InFlight {
+        self.slots[id.0 as usize].as_ref().expect("a piece is answered once")
+    }
+
+    /// A read's bytes are in another buffer than the one it was given.
+    pub(super) fn exchange_buffer(&mut self, id: RequestId, buffer: BufferId) {
+        self.slots[id.0 as usize].as_mut().expect("a piece is answered once").buffer = Some(buffer);
+    }
+
     pub(super) fn count(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -18,12 +18,12 @@ mod socket;
 pub use host::Host;
 pub use socket::{ClientView, NbdListener, NbdStream};
 
-use crate::base::ids::RequestId;
+use crate::base::ids::{BufferId, RequestId};
 use crate::base::limits::{NBD_ACCEPT_PAUSE, NBD_ACCEPTS_PER_TURN, NBD_CONNECTIONS_MAX, NBD_HANDSHAKES_MAX};
 use crate::base::request::Outcome;
 use crate::base::time::Moment;
 use crate::io::poller::{Event, Interest, Poller};
-use crate::io::pool::Pool;
+use crate::io::pool::{Class, Pool};
 use crate::logic::export::offer::{Availability, Offer};
 use crate::logic::export::split::Piece;
 use connection::Connection;
@@ -76,6 +76,8 @@ pub struct Clients {
     /// Connections so far; each gets its own number.
     accepted: u64,
     pieces: Pieces,
+    /// Reads of zeroes for which the pool had no buffer yet.
+    owed: Vec<(RequestId, Outcome)>,
 }
 
 impl Clients {
@@ -111,6 +113,7 @@ impl Clients {
             first: 0,
             accepted: 0,
             pieces,
+            owed: Vec::new(),
         })
     }
 
@@ -226,8 +229,25 @@ impl Clients {
         }
     }
 
+    /// A read is settled whose own buffer stays with the core: its bytes are in another one, or are zeroes.
+    pub fn reply_apart(&mut self, id: RequestId, outcome: Outcome, bytes: Option<BufferId>, pool: &mut Pool) {
+        let Piece::Read(range) = self.pieces.get(id).piece else { unreachable!("only reads are answered apart") };
+        let length = range.aligned_out().length as usize;
+        let Some(buffer) = bytes.or_else(|| pool.allocate(length, Class::Client)) else {
+            return self.owed.push((id, outcome));
+        };
+        if bytes.is_none() {
+            pool.slice_mut(buffer).fill(0);
+        }
+        self.pieces.exchange_buffer(id, buffer);
+        self.reply(id, outcome, pool);
+    }
+
     /// Sends what waits, ends connections that are over, and tells the poller what to watch for.
     pub fn flush(&mut self, now: Moment, pool: &mut Pool, poller: &Poller) {
+        for (id, outcome) in std::mem::take(&mut self.owed) {
+            self.reply_apart(id, outcome, None, pool);
+        }
         let patience = self.patience();
         for (index, slot) in self.connections.iter_mut().enumerate() {
             let Some(connection) = slot else { continue };
