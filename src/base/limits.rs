@@ -177,3 +177,10 @@ pub const HEARTBEAT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 pub const HEARTBEAT_UNPROVEN_MAX: u64 = 10;
 /// Heartbeats heard and not yet taken by the group's task; one more is dropped, as the network might have done.
 pub const HEARTBEATS_WAITING_MAX: usize = 1024;
+
+/// Bytes of a fencing program's output that are kept for the message: the last ones, where the reason stands.
+pub const FENCING_OUTPUT_BYTES_MAX: usize = 2048;
+/// Time between two reads of the victim's status after it was switched off.
+pub const FENCING_STATUS_INTERVAL: Duration = Duration::from_millis(250);
+/// Time the rest of a fencing program's output is waited for when it has ended.
+pub const FENCING_REST_TIME: Duration = Duration::from_millis(100);

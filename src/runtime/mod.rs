@@ -12,6 +12,7 @@ pub mod config;
 pub mod notes;
 
 pub mod arbiter;
+pub mod fencing;
 pub mod heartbeat;
 
 pub mod control;
