@@ -8,6 +8,7 @@ pub mod process;
 
 pub mod address;
 pub mod disk;
+pub mod dns;
 pub mod mounts;
 pub mod ring;
 pub mod stream;

@@ -3,5 +3,6 @@
 mod world;
 
 mod address;
+mod dns;
 mod filesystem;
 mod programs;
