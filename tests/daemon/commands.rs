@@ -64,7 +64,7 @@ fn a_detached_disk_is_attached_again_with_what_it_missed() {
     pair.done(BETA, &["detach", "vol0"]);
     let status = pair.wait_status(BETA, "diskless", |status| status["disk"] == "diskless");
     assert!(status["disk_reason"].is_string(), "{status}");
-    assert!(pair.done(BETA, &["status"]).contains("next: attach the disk again with `attach vol0`"));
+    assert!(pair.done(BETA, &["status"]).contains("next: put right what is said of the disk and `attach vol0`"));
     write(&mut client, 16 * MIB, 1 << 20, 2);
     pair.fails(ALPHA, &["attach", "vol0"], 3, "(has-disk)");
     pair.done(BETA, &["attach", "vol0"]);

@@ -66,7 +66,17 @@ impl Device {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(parent)?.sync_all()
         };
-        let opened = size().map_err(|error| failed(path, what, "created", &error));
+        let opened = size().map_err(|error| match error.raw_os_error() {
+            Some(libc::EFBIG | libc::EINVAL) => OpenError::new(
+                "disk-too-large",
+                format!(
+                    "The {what} {} can't be created: its file system has no files of {bytes} bytes.",
+                    path.display()
+                ),
+                "Choose a smaller size, or another file system.",
+            ),
+            _ => failed(path, what, "created", &error),
+        });
         opened.and_then(|()| Device::open(path, what)).inspect_err(|_| {
             // It is ours, and empty.
             let _ = std::fs::remove_file(path);

@@ -9,7 +9,7 @@ use crate::base::ids::{Epoch, Uuid};
 use crate::base::limits::{VOLUME_BYTES_MIN, ZERO_STEP_BYTES};
 use crate::base::range::ByteRange;
 use crate::base::state::DiskState;
-use crate::wire::metadata::load::peek;
+use crate::wire::metadata::load::{Present, peek};
 use crate::wire::metadata::record::Superblock;
 use crate::wire::metadata::{Layout, Locator, Placement, TooSmall, Writer};
 use std::path::{Path, PathBuf};
@@ -121,6 +121,9 @@ fn initialise(
         }
         InitialContent::Blank => {
             check_blank(&data, layout.capacity_bytes, progress)?;
+            if external.is_none() && has_metadata(&data, Placement::Internal).is_none() {
+                check_free_tail(&data, layout)?;
+            }
             true
         }
         InitialContent::Overwrite => false,
@@ -221,7 +224,7 @@ fn too_small(path: &Path, what: &str, small: TooSmall) -> OpenError {
     )
 }
 
-fn has_metadata(device: &Device, placement: Placement) -> Option<Locator> {
+fn has_metadata(device: &Device, placement: Placement) -> Option<Present> {
     peek(&mut |offset, length| device.read(offset, length), placement, device.bytes)
 }
 
@@ -229,19 +232,20 @@ fn has_metadata(device: &Device, placement: Placement) -> Option<Locator> {
 fn check_metadata(data: &Device, external: Option<&Device>, options: &InitOptions) -> Result<(), OpenError> {
     let places = [Some((data, Placement::Internal)), external.map(|device| (device, Placement::External))];
     for (device, placement) in places.into_iter().flatten() {
-        let Some(locator) = has_metadata(device, placement) else { continue };
+        let Some(present) = has_metadata(device, placement) else { continue };
         if options.replace_metadata || options.content == InitialContent::Overwrite {
             continue;
         }
+        let whose = match present {
+            Present::Known(locator) => {
+                let Locator { volume_name, cluster, node, .. } = *locator;
+                format!("of volume {volume_name:?} of cluster {cluster:?} already (node {node})")
+            }
+            Present::OtherVersion => "that another version of twinblock wrote".into(),
+        };
         return Err(OpenError::new(
             "metadata-present",
-            format!(
-                "{} holds metadata of volume {:?} of cluster {:?} already (node {}).",
-                device.path.display(),
-                locator.volume_name,
-                locator.cluster,
-                locator.node,
-            ),
+            format!("{} holds metadata {whose}.", device.path.display()),
             "Start the daemon if it is this volume's; else use --overwrite to give up its data, or --adopt with \
              --replace-metadata to keep the data and forget what was known of it.",
         ));
@@ -263,6 +267,15 @@ fn check_blank(data: &Device, capacity_bytes: u64, progress: Progress<'_>) -> Re
     match content::first_nonzero(data, range, &mut reading).map_err(|error| data.failed("read", &error))? {
         None => Ok(()),
         Some(offset) => Err(holds_data(data, &format!("something other than zeroes, first at byte {offset}"))),
+    }
+}
+
+/// What internal metadata will overwrite, and is no metadata that may be replaced, reads as zeroes too.
+fn check_free_tail(data: &Device, layout: Layout) -> Result<(), OpenError> {
+    let area = ByteRange::new(layout.area_offset, layout.area_bytes);
+    match content::first_nonzero(data, area, &mut |_, _| ()).map_err(|error| data.failed("read", &error))? {
+        None => Ok(()),
+        Some(offset) => Err(holds_data(data, &format!("something other than zeroes near its end, at byte {offset}"))),
     }
 }
 

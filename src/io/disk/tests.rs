@@ -217,6 +217,40 @@ fn what_is_there_is_replaced_only_when_told() {
 }
 
 #[test]
+fn metadata_of_another_version_and_remains_at_the_end_are_not_taken_for_blank() {
+    let directory = TempDir::new().unwrap();
+    let path = file(&directory, "disk", 64);
+    init_disk(&spec(&path), InitOptions::default()).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    for unit in bytes.chunks_mut(4096).filter(|unit| unit.starts_with(b"TWBM")) {
+        unit[6] = 2;
+        unit[40..44].fill(0);
+        let crc = crc32fast::hash(unit);
+        unit[40..44].copy_from_slice(&crc.to_le_bytes());
+    }
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(code(open_volume(&spec(&path))), "metadata-version");
+    let refusal = init_disk(&spec(&path), InitOptions::default()).unwrap_err().refusal;
+    assert_eq!(refusal.code, "metadata-present");
+    assert!(refusal.reason.contains("another version of twinblock"), "{}", refusal.reason);
+    // Broken metadata may be all that is left to tell that the disk was in use.
+    bytes.iter_mut().skip(62 << 20).step_by(512).for_each(|byte| *byte ^= 0x55);
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(code(init_disk(&spec(&path), InitOptions::default())), "disk-holds-data");
+    init_disk(&spec(&path), with(InitialContent::Overwrite)).unwrap();
+    open_volume(&spec(&path)).unwrap();
+}
+
+#[test]
+fn a_file_larger_than_any_is_not_made() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("disk");
+    let create_bytes = Some(1 << 62);
+    assert_eq!(code(init_disk(&spec(&path), InitOptions { create_bytes, ..InitOptions::default() })), "disk-too-large");
+    assert!(!path.exists());
+}
+
+#[test]
 fn metadata_of_someone_else_is_refused_by_name() {
     let directory = TempDir::new().unwrap();
     let path = file(&directory, "disk", 64);

@@ -222,7 +222,7 @@ impl Mirror {
         if self.superblock.suspect || self.maps_unreadable {
             return Err(Refusal::new(
                 "metadata-suspect",
-                "The metadata of this disk was damaged: what it holds can't be trusted to be the newest.",
+                "The metadata of this disk was damaged, or made for another disk: what it holds can't be trusted to be the newest.",
                 format!("Start {peer} and let it resync, or force."),
             ));
         }

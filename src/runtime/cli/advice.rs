@@ -14,7 +14,8 @@ pub fn next(node: &NodeStatus, status: &VolumeStatus) -> Option<String> {
     }
     if view.disk == DiskState::Diskless {
         return Some(format!(
-            "attach the disk again with `attach {name}`, or after it was exchanged `replace-disk {name}` ({})",
+            "put right what is said of the disk and `attach {name}`; or, if it was exchanged for an empty one, \
+             `replace-disk {name}` ({})",
             status.disk_path.display()
         ));
     }

@@ -224,7 +224,8 @@ fn read_volume<'d>(
                 .and_then(|place| read_place(place, &mut addresses));
             places.extend(place);
         }
-        if nodes.len() == 2 {
+        // Of nodes with the same name only one can be described here; that is told already.
+        if nodes.len() == 2 && nodes[0] != nodes[1] {
             on.end();
         }
     }

@@ -157,13 +157,26 @@ pub fn load<E: fmt::Display>(read: Read<'_, E>, expected: &Expected) -> Result<(
     Ok((loaded, writer))
 }
 
-/// The sound locator of a file or device of `file_bytes`, whatever it belongs to: for messages about metadata that is in
-/// the way. `None` when there is none.
-pub fn peek<E: fmt::Display>(read: Read<'_, E>, placement: Placement, file_bytes: u64) -> Option<Locator> {
+/// Metadata that is in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Present {
+    /// Whose it is.
+    Known(Box<Locator>),
+    /// It is ours, of another version of the format: whose can't be understood.
+    OtherVersion,
+}
+
+/// The metadata on a file or device of `file_bytes`, whatever it belongs to: for messages about what is in the way. `None`
+/// when there is none.
+pub fn peek<E: fmt::Display>(read: Read<'_, E>, placement: Placement, file_bytes: u64) -> Option<Present> {
     let mut area = Area { read, last_error: None };
     locator_places(placement, file_bytes).into_iter().enumerate().find_map(|(copy, offset)| {
         let bytes = area.unit(offset?)?;
-        Locator::decode(&bytes, copy as u32).ok()?.1
+        match Locator::decode(&bytes, copy as u32) {
+            Ok((_, Some(locator))) => Some(Present::Known(Box::new(locator))),
+            Ok((_, None)) | Err(Bad::Version(_)) => Some(Present::OtherVersion),
+            Err(Bad::Rotten | Bad::Misplaced) => None,
+        }
     })
 }
 
