@@ -4,6 +4,8 @@ use crate::pair::{ALPHA, BETA, Pair, assert_holds, write};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 #[test]
@@ -133,6 +135,79 @@ fn garbage_on_every_socket_leaves_the_daemons_alive() {
     pair.assert_alive(BETA);
     assert_holds(&mut client, 0, 1 << 20, 1);
     assert_eq!(pair.wait_in_sync(ALPHA)["link"], "connected");
+}
+
+/// A small file system in memory, for as long as it is held.
+struct SmallFileSystem(PathBuf);
+
+impl SmallFileSystem {
+    /// `None` where mounting is not allowed.
+    fn mount(path: PathBuf, size: &str) -> Option<SmallFileSystem> {
+        std::fs::create_dir(&path).unwrap();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(&path).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(SmallFileSystem(path))
+    }
+
+    fn resize(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_file_system_under_a_disk_costs_the_client_nothing() {
+    let mut pair = Pair::new("");
+    let Some(small) = SmallFileSystem::mount(pair.path("small"), "24M") else {
+        println!("SKIPPED: a full file system: mounting one in memory is not allowed here");
+        return;
+    };
+    let text = std::fs::read_to_string(pair.path("pair.toml")).unwrap();
+    pair.file("pair.toml", &text.replace("disk = \"beta.img\"", "disk = \"small/beta.img\""));
+    for node in [ALPHA, BETA] {
+        pair.done(node, &["init-disk", "vol0", "--size", "64MiB"]);
+        pair.start(node);
+    }
+    pair.done(ALPHA, &["promote", "vol0", "--timeout", "30s"]);
+    pair.wait_in_sync(ALPHA);
+    let mut client = pair.client(ALPHA);
+    write(&mut client, 0, 30 << 20, 7);
+    let status = pair.wait_status(BETA, "out of space", |status| status["disk"] == "diskless");
+    assert!(status["disk_reason"].as_str().unwrap().contains("no space left"), "{status}");
+    assert!(pair.done(BETA, &["status"]).contains("next: put right what is said of the disk and `attach vol0`"));
+    small.resize("200M");
+    pair.done(BETA, &["attach", "vol0"]);
+    let status = pair.wait_in_sync(ALPHA);
+    assert_eq!(status["last_resync"]["kind"], "differential", "{status}");
+    assert_holds(&mut client, 0, 30 << 20, 7);
+    assert!(pair.done(ALPHA, &["verify", "vol0", "--wait"]).contains("none differ"));
+    pair.stop(BETA);
+    pair.stop(ALPHA);
+}
+
+#[test]
+fn a_disk_smaller_than_the_volume_is_refused_and_nothing_is_lost() {
+    let mut pair = Pair::running("", "64MiB");
+    let mut client = pair.client(ALPHA);
+    write(&mut client, 0, 4 << 20, 5);
+    pair.stop(BETA);
+    std::fs::remove_file(pair.path("beta.img")).unwrap();
+    pair.done(BETA, &["init-disk", "vol0", "--size", "32MiB"]);
+    pair.start(BETA);
+    for node in [ALPHA, BETA] {
+        let status = pair.wait_status(node, "refusing", |status| status["link"] == "refused");
+        assert!(status["link_reason"].as_str().unwrap().contains("smaller than the volume"), "{status}");
+        assert!(pair.done(node, &["status"]).contains("put a larger one in its place"));
+    }
+    assert_holds(&mut client, 0, 4 << 20, 5);
+    write(&mut client, 0, 4 << 20, 6);
+    assert_holds(&mut client, 0, 4 << 20, 6);
 }
 
 #[test]

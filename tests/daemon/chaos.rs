@@ -72,8 +72,10 @@ fn kills_under_load_lose_nothing() {
 #[test]
 fn the_chaos_tool_finds_nothing() {
     let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/chaos");
-    let run =
-        Command::new("python3").arg(tool).args(["--rounds", "8", "--binary", env!("CARGO_BIN_EXE_twinblock")]).output();
+    let run = Command::new("python3")
+        .arg(tool)
+        .args(["--rounds", "10", "--binary", env!("CARGO_BIN_EXE_twinblock")])
+        .output();
     let output = match run {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             println!("SKIPPED: tools/chaos needs python3");
@@ -84,7 +86,7 @@ fn the_chaos_tool_finds_nothing() {
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}");
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("8 rounds, ") && said.contains("none lost"), "{said}");
+    assert!(said.contains("10 rounds, ") && said.contains("none lost"), "{said}");
 }
 
 /// Stops both in order, compares the disks, and brings the pair back.

@@ -116,6 +116,8 @@ impl Mirror {
             }
             Plan::Forward { disk } => {
                 self.set_phase(Phase::Forwarding { granted: false });
+                // Which disk is out, and why, is told beside it; what kept an earlier session from beginning is over.
+                self.link_reason = None;
                 if disk == Side::Theirs && self.role == Role::Primary {
                     let reason = self.disk_reason.clone().unwrap_or_else(|| "no local disk".into());
                     self.send(Message::TakeAuthority { reason }, out);

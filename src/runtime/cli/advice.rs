@@ -9,7 +9,8 @@ pub fn next(node: &NodeStatus, status: &VolumeStatus) -> Option<String> {
     let (name, here, peer) = (&view.name, &node.node, &node.peer);
     if view.disk == DiskState::Diskless && view.role == Role::Primary {
         return Some(format!(
-            "move the volume to the good disk: `demote {name}` here, `promote {name}` on {peer}; then put this disk right"
+            "`demote {name}` here, and `promote {name}` on {peer}, which refuses where its disk lacks writes of this one; put \
+             this disk right, then `attach {name}`"
         ));
     }
     if view.disk == DiskState::Diskless {
