@@ -25,7 +25,7 @@ pub mod program;
 mod tests;
 
 use self::agent::AgentSpec;
-use self::program::{End, Finished, Program};
+use self::program::{End, Finished};
 use self::script::ScriptSpec;
 use crate::base::limits::FENCING_STATUS_INTERVAL;
 use std::time::Duration;

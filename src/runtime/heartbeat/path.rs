@@ -74,7 +74,9 @@ impl Path {
     /// Sends a datagram, now or never.
     pub fn send(&self, bytes: &[u8]) -> Sent {
         let mut outcome = Sent::default();
-        let Some(socket) = self.socket() else {
+        // Held while sending, which never waits: a socket that is in use can't be opened anew on the same address.
+        let held = self.socket.lock().expect("nobody panics with a socket in hand");
+        let Some(socket) = held.as_ref().filter(|_| !self.broken.load(Ordering::Acquire)) else {
             self.unsent.fetch_add(1, Ordering::Relaxed);
             return outcome;
         };

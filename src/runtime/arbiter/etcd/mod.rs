@@ -75,6 +75,15 @@ pub struct Etcd {
     open_to_all: bool,
 }
 
+/// Which connection will do for a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// The kept one, or else a new one.
+    Any,
+    /// Only the kept one.
+    Kept,
+}
+
 /// A request without a good answer, and what follows from that.
 struct Trouble {
     error: ArbiterError,
@@ -215,38 +224,42 @@ impl Etcd {
             let refused = |error| Trouble { error, perhaps_done: false, last_word: true };
             memory.judge_store(&seen.store, seen.store_revision).map_err(refused)?;
         }
-        let answer = self.ask_once(TXN, &message::swap(self.key.as_bytes(), expected, new), deadline).await?;
+        // On that very connection: behind a new one may be another store.
+        let body = message::swap(self.key.as_bytes(), expected, new);
+        let answer = self.ask_once(TXN, &body, Over::Kept, deadline).await?;
         message::swapped(&answer, new).ok_or_else(|| self.nonsense(&answer))
     }
 
     /// Asks the current endpoint. A kept connection may have been closed long ago; then a new one is made.
     async fn ask(&mut self, path: &str, body: &Value, deadline: Instant) -> Result<Value, Trouble> {
         let kept = self.connection.is_some();
-        match self.ask_once(path, body, deadline).await {
+        match self.ask_once(path, body, Over::Any, deadline).await {
             Err(trouble) if kept && !trouble.last_word && self.connection.is_none() => {
-                self.ask_once(path, body, deadline).await
+                self.ask_once(path, body, Over::Any, deadline).await
             }
             other => other,
         }
     }
 
     /// Asks the current endpoint, with a token where one is needed.
-    async fn ask_once(&mut self, path: &str, body: &Value, deadline: Instant) -> Result<Value, Trouble> {
+    async fn ask_once(&mut self, path: &str, body: &Value, over: Over, deadline: Instant) -> Result<Value, Trouble> {
         let renewable = self.token.is_some();
-        self.authenticate(deadline).await.map_err(|trouble| Trouble { perhaps_done: false, ..trouble })?;
-        match self.post(path, body, deadline).await? {
+        self.authenticate(over, deadline).await.map_err(|trouble| Trouble { perhaps_done: false, ..trouble })?;
+        match self.post(path, body, over, deadline).await? {
             Ok(answer) => Ok(answer),
             Err(refused) if refused.token && renewable => {
                 self.token = None;
-                self.authenticate(deadline).await.map_err(|trouble| Trouble { perhaps_done: false, ..trouble })?;
-                self.post(path, body, deadline).await?.map_err(|refused| self.said_no(refused))
+                self.authenticate(over, deadline)
+                    .await
+                    .map_err(|trouble| Trouble { perhaps_done: false, ..trouble })?;
+                self.post(path, body, over, deadline).await?.map_err(|refused| self.said_no(refused))
             }
             Err(refused) => Err(self.said_no(refused)),
         }
     }
 
     /// Gets a token, if there is a user and no token yet.
-    async fn authenticate(&mut self, deadline: Instant) -> Result<(), Trouble> {
+    async fn authenticate(&mut self, over: Over, deadline: Instant) -> Result<(), Trouble> {
         let Some(user) = &self.spec.user else { return Ok(()) };
         if self.token.is_some() || self.open_to_all {
             return Ok(());
@@ -257,7 +270,7 @@ impl Etcd {
             last_word: true,
         })?;
         let body = message::authenticate(&user.name, &password);
-        match self.post(AUTHENTICATE, &body, deadline).await? {
+        match self.post(AUTHENTICATE, &body, over, deadline).await? {
             Ok(answer) => {
                 let token = message::token(&answer).ok_or_else(|| self.nonsense(&json!("no token")))?;
                 self.token = Some(token);
@@ -273,12 +286,18 @@ impl Etcd {
         &mut self,
         path: &str,
         body: &Value,
+        over: Over,
         deadline: Instant,
     ) -> Result<Result<Value, message::Refused>, Trouble> {
         let trouble =
             |failure: Failure| Trouble { error: failure.error, perhaps_done: failure.perhaps_done, last_word: false };
         let mut connection = match self.connection.take() {
             Some(kept) if !kept.is_closed() => kept,
+            _ if over == Over::Kept => {
+                let detail = format!("{}: the connection was closed", self.spec.endpoints[self.current]);
+                let error = ArbiterError::new(ArbiterErrorKind::Unreachable, detail);
+                return Err(Trouble { error, perhaps_done: false, last_word: false });
+            }
             _ => {
                 let endpoint = &self.spec.endpoints[self.current];
                 Connection::open(endpoint, self.spec.tls.as_ref(), deadline).await.map_err(trouble)?
