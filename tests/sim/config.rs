@@ -136,6 +136,9 @@ pub struct Config {
     pub disk_timeout: Duration,
     pub suspend_max: Duration,
     pub intent_idle: Duration,
+    pub intent_sweep_interval: Duration,
+    pub snapshot_interval: Duration,
+    pub flush_interval: Duration,
     pub resync_rate_max: u64,
     /// Weighted acts, and the time between two of them.
     pub acts: Vec<(Act, u64)>,
@@ -144,6 +147,8 @@ pub struct Config {
     pub outage: (Duration, Duration),
     /// How long clients and faults go on.
     pub active: Duration,
+    /// Sectors of each block whose content is checked against the history, one bit each.
+    pub watched_sectors: u8,
     /// The rule both cores have broken.
     pub mutation: Option<Mutation>,
     /// The rule whose counterexample this run makes likely.
@@ -208,11 +213,15 @@ impl Config {
             disk_timeout: *r.pick(&[millis(2000), millis(5000), millis(30_000)]),
             suspend_max: *r.pick(&[millis(2000), millis(20_000), millis(60_000)]),
             intent_idle: *r.pick(&[millis(100), millis(1000), millis(15_000)]),
-            resync_rate_max: *r.pick(&[0, 0, 0, 1 << 20]),
+            intent_sweep_interval: *r.pick(&[millis(200), millis(2000), millis(10_000)]),
+            snapshot_interval: *r.pick(&[millis(500), millis(3000), millis(30_000)]),
+            flush_interval: *r.pick(&[millis(100), millis(500), millis(500), millis(5000)]),
+            resync_rate_max: *r.pick(&[0, 0, 0, 1 << 20, 64 << 10]),
             acts: acts(profile, r),
             gap: (gap / 20, gap),
             outage: *r.pick(&[(millis(20), millis(800)), (millis(100), millis(5000)), (millis(500), millis(25_000))]),
             active: *r.pick(&[millis(5_000), millis(20_000), millis(60_000)]),
+            watched_sectors: 1 << r.below(8) | 1 << r.below(8),
             mutation: None,
             bias: None,
         }
@@ -246,6 +255,9 @@ impl Config {
             disk_timeout: millis(5000),
             suspend_max: millis(20_000),
             intent_idle: millis(1000),
+            intent_sweep_interval: millis(10_000),
+            snapshot_interval: millis(30_000),
+            flush_interval: millis(500),
             resync_rate_max: 0,
             acts: Vec::new(),
             active: Duration::ZERO,

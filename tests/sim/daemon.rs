@@ -211,6 +211,9 @@ impl World {
             return;
         }
         self.check_frame(node, &frame);
+        if let Frame::Control(message) = &frame {
+            self.check_message(node, message);
+        }
         let process = self.nodes[node].process.as_ref().expect("alive");
         let epoch = process.mirror.epoch();
         self.link.stage(node, session, epoch, frame, &process.buffers);

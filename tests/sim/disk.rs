@@ -39,6 +39,8 @@ pub struct Disk {
     /// Blocks that hold no space.
     holes: Vec<bool>,
     stamp: u64,
+    /// It holds something else than what was written: no mark can know of that.
+    pub rotten: bool,
 }
 
 impl Disk {
@@ -49,6 +51,7 @@ impl Disk {
             unstable: BTreeMap::new(),
             holes: vec![true; blocks as usize],
             stamp: 0,
+            rotten: false,
         }
     }
 
@@ -166,6 +169,13 @@ impl Disk {
                 versions.iter_mut().skip(1).for_each(|version| version.doomed = true);
             }
         }
+    }
+
+    /// Bits flip, and nobody is told.
+    pub fn rot(&mut self, range: ByteRange) {
+        self.visible[range.offset as usize..range.end() as usize].iter_mut().for_each(|byte| *byte ^= 0x10);
+        self.rotten = true;
+        self.check_holes();
     }
 
     /// The disk is opened again: what a failed flush dropped is gone for every reader.

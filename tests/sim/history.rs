@@ -12,7 +12,7 @@ use super::content::{SECTOR, Value};
 use super::register::{Candidate, Event, Register};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use twinblock::base::range::ByteRange;
+use twinblock::base::range::{BLOCK, ByteRange};
 use twinblock::base::time::Moment;
 
 /// A client's operation, unique in a run. A write's is also the value it writes.
@@ -42,6 +42,8 @@ pub struct History {
     open: BTreeMap<OpNumber, Open>,
     /// Registers (line, sector) with many writes that a loss could bring back.
     crowded: Vec<(usize, usize)>,
+    /// Which sectors of a block are checked, one bit each.
+    watched: u8,
 }
 
 /// Writes that could come back, beyond which a look at the disks tells which really could.
@@ -51,18 +53,25 @@ const CANDIDATES_FEW: usize = 8;
 /// Acknowledged writes younger than this may be on neither disk yet, in a peer's memory.
 const YOUNG: Duration = Duration::from_secs(5);
 
-fn sectors(range: ByteRange) -> std::ops::Range<usize> {
-    (range.offset / SECTOR as u64) as usize..(range.end() / SECTOR as u64) as usize
+/// Sectors of a block.
+const SECTORS: usize = BLOCK as usize / SECTOR;
+
+/// The sectors of a range that are watched, each with its place in the range.
+fn sectors(range: ByteRange, watched: u8) -> impl Iterator<Item = (usize, usize)> {
+    let all = (range.offset / SECTOR as u64) as usize..(range.end() / SECTOR as u64) as usize;
+    all.enumerate().filter(move |(_, sector)| watched & 1 << (sector % SECTORS) != 0)
 }
 
 impl History {
-    /// The history of a volume of zeroes.
-    pub fn new(volume_bytes: u64) -> History {
+    /// The history of a volume of zeroes. Of each block the sectors in `watched` are checked: most operations are of whole
+    /// blocks, so that the others have nothing else to tell, and another run watches those.
+    pub fn new(volume_bytes: u64, watched: u8) -> History {
         let registers = vec![Register::default(); volume_bytes as usize / SECTOR];
         History {
             lines: vec![Line { registers, flushed_before: Moment(0) }],
             open: BTreeMap::new(),
             crowded: Vec::new(),
+            watched,
         }
     }
 
@@ -79,7 +88,8 @@ impl History {
     fn begin(&mut self, line: usize, op: OpNumber, range: ByteRange, event: Event) {
         let fresh = self.open.insert(op, Open { line, range, tries: Vec::new() }).is_none();
         assert!(fresh, "operation {op} begins twice");
-        for register in &mut self.lines[line].registers[sectors(range)] {
+        for (_, sector) in sectors(range, self.watched) {
+            let register = &mut self.lines[line].registers[sector];
             register.events.push(event);
             register.open += 1;
         }
@@ -118,7 +128,7 @@ impl History {
         let Open { line, range, tries } = self.open.remove(&op).expect("only what began ends");
         let number = line;
         let line = &mut self.lines[line];
-        for (index, sector) in sectors(range).enumerate() {
+        for (index, sector) in sectors(range, self.watched) {
             let register = &mut line.registers[sector];
             if let Some(event) = event(index) {
                 register.events.push(event);
@@ -159,8 +169,13 @@ impl History {
 
     /// Clients were told that acknowledged writes may be lost. `lost` is when each node last lost its cache.
     pub fn cache_lost(&mut self, line: usize, at: Moment, lost: [Moment; 2], on_disks: impl Fn(usize) -> Vec<Value>) {
+        let watched = self.watched;
         let line = &mut self.lines[line];
+        let whole = ByteRange::new(0, (line.registers.len() * SECTOR) as u64);
         for (sector, register) in line.registers.iter_mut().enumerate() {
+            if watched & 1 << (sector % SECTORS) == 0 {
+                continue;
+            }
             if register.open == 0 && register.candidates.len() > CANDIDATES_FEW {
                 let there = on_disks(sector);
                 let possible =
@@ -169,8 +184,8 @@ impl History {
             }
         }
         let event = Event::CacheLost { at, flushed_before: line.flushed_before, lost };
-        for register in &mut line.registers {
-            register.events.push(event);
+        for (_, sector) in sectors(whole, watched) {
+            line.registers[sector].events.push(event);
         }
     }
 
@@ -179,6 +194,9 @@ impl History {
         let mut fork = self.lines[line].clone();
         let flushed_before = fork.flushed_before;
         for (sector, bytes) in content.chunks_exact(SECTOR).enumerate().take(fork.registers.len()) {
+            if self.watched & 1 << (sector % SECTORS) == 0 {
+                continue;
+            }
             let value = super::content::identify(bytes, sector as u64);
             let value = value.unwrap_or_else(|| panic!("sector {sector} is forced to serve a mixture"));
             let register = &mut fork.registers[sector];
@@ -219,7 +237,7 @@ mod tests {
 
     impl Script {
         fn new() -> Script {
-            Script { history: History::new(SECTOR as u64), clock: 0 }
+            Script { history: History::new(SECTOR as u64, 1), clock: 0 }
         }
         fn now(&mut self) -> Moment {
             self.clock += 1;

@@ -157,7 +157,8 @@ impl World {
     pub fn check_after_persist(&mut self, node: usize, result: Result<(), DiskError>) {
         let blocks = self.config.volume_bytes() / BLOCK;
         let due = blocks <= SMALL_BLOCKS || self.stats.events.is_multiple_of(16);
-        if result.is_err() || !due || self.everything_is_suspect() {
+        let rotten = self.nodes.iter().any(|node| node.disk.rotten);
+        if result.is_err() || !due || rotten || self.everything_is_suspect() {
             return;
         }
         let [a, b] = &self.nodes;
@@ -181,6 +182,32 @@ impl World {
         assert!(new.cache_epoch >= old.cache_epoch, "{}: the cache epoch falls", NAMES[node]);
         assert!(new.disk != DiskState::Diskless, "a disk is never diskless on the disk");
         assert_eq!(new.device, old.device, "a disk keeps its identity");
+    }
+
+    /// What a node tells its peer is true, and durable where it must be.
+    pub fn check_message(&self, node: usize, message: &Message) {
+        let view = self.view(node).expect("it sends");
+        let (ours, theirs) = (self.nodes[node].durable(), self.nodes[1 - node].durable());
+        let name = NAMES[node];
+        match message {
+            Message::ResyncReady if view.resync.is_some() => {
+                let half_a_copy = matches!(ours.disk, DiskState::Inconsistent | DiskState::New);
+                assert!(half_a_copy, "{name} is ready to be written to, and would start again as {} (I15)", ours.disk);
+            }
+            Message::Adopted => {
+                assert!(ours.disk == DiskState::UpToDate, "{name} has adopted, and would start as {} (I15)", ours.disk);
+                let (current, source) = (ours.lineage.current, theirs.lineage.current);
+                assert!(current == source, "{name} has adopted {source}, and would start with {current}");
+            }
+            Message::Claimed { granted: true, .. } => {
+                assert!(view.role == Role::Secondary, "{name} lets its peer be primary beside itself (I1)");
+            }
+            Message::RoleChanged { role: Role::Primary, .. } => {
+                let durable = ours.role == Role::Primary || view.disk == DiskState::Diskless;
+                assert!(durable, "{name} says that it is primary before that is durable");
+            }
+            _ => {}
+        }
     }
 
     /// I11 for what is sent, and I7.

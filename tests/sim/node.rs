@@ -324,6 +324,9 @@ pub fn settings(config: &Config, node: usize) -> Settings {
         disk_timeout: config.disk_timeout,
         suspend_max: config.suspend_max,
         intent_idle: config.intent_idle,
+        intent_sweep_interval: config.intent_sweep_interval,
+        snapshot_interval: config.snapshot_interval,
+        flush_interval: config.flush_interval,
         resync_rate_max: config.resync_rate_max,
         resync_rate_min: 1 << 20,
         ..Settings::usual(NodeId(node as u8), metadata::VOLUME)

@@ -97,6 +97,10 @@ impl World {
         }
         let node = *self.random.pick(&visible);
         self.ask_to_promote(node);
+        if !somebody && visible.len() == 2 && self.random.chance(0.1) {
+            // Two operators who do not know of each other.
+            self.ask_to_promote(1 - node);
+        }
     }
 
     fn ask_to_promote(&mut self, node: usize) {

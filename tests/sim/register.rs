@@ -264,30 +264,11 @@ impl Register {
 
     /// Adds a state unless another one can do all that it can; says whether it was added.
     fn add(&mut self, state: State) -> bool {
-        if self.states.iter().any(|other| self.covers(other, &state)) {
+        if self.states.iter().any(|other| covers(&self.pending, other, &state)) {
             return false;
         }
-        let mut states = std::mem::take(&mut self.states);
-        states.retain(|other| !self.covers(&state, other));
-        states.push(state);
-        self.states = states;
-        true
-    }
-
-    /// Whether whatever can follow `b` can follow `a`.
-    fn covers(&self, a: &State, b: &State) -> bool {
-        if a.value != b.value || a.since < b.since || b.seen & !a.seen != 0 || a.used & !b.used != 0 {
-            return false;
-        }
-        // What only `b` has used must be free in `a`, if it is to be answered.
-        let mut only_b = b.used & !a.used;
-        while only_b != 0 {
-            let pending = &self.pending[only_b.trailing_zeros() as usize];
-            if pending.answered && pending.began >= a.since {
-                return false;
-            }
-            only_b &= only_b - 1;
-        }
+        self.states.retain(|other| !covers(&self.pending, &state, other));
+        self.states.push(state);
         true
     }
 
@@ -337,4 +318,21 @@ impl Register {
         }
         text
     }
+}
+
+/// Whether whatever can follow `b` can follow `a`.
+fn covers(pending: &[Pending], a: &State, b: &State) -> bool {
+    if a.value != b.value || a.since < b.since || b.seen & !a.seen != 0 || a.used & !b.used != 0 {
+        return false;
+    }
+    // What only `b` has used must be free in `a`, if it is to be answered.
+    let mut only_b = b.used & !a.used;
+    while only_b != 0 {
+        let only = &pending[only_b.trailing_zeros() as usize];
+        if only.answered && only.began >= a.since {
+            return false;
+        }
+        only_b &= only_b - 1;
+    }
+    true
 }

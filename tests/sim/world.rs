@@ -113,7 +113,7 @@ impl World {
         World {
             now: Moment(1),
             link: Link::new(config.link_latency, config.segment_bytes_max),
-            history: History::new(config.volume_bytes()),
+            history: History::new(config.volume_bytes(), config.watched_sectors),
             queue: BinaryHeap::new(),
             serial: 0,
             pace: (Moment(0), 0),

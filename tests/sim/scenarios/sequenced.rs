@@ -242,3 +242,49 @@ fn f122_a_secondary_killed_with_frames_in_memory_while_the_primary_loses_its_pow
         pair.ends_well();
     }
 }
+
+#[test]
+fn f105_the_source_dies_under_a_resync_and_what_its_target_had_marked_is_not_forgotten() {
+    for seed in 0..10 {
+        let mut pair = serving_pair_with(10500 + seed, |config| {
+            config.gating = false;
+            config.resync_rate_max = 64 << 10;
+            config.hot_blocks = 64;
+            config.link_latency = (millis(5), millis(20));
+            config.think = (Duration::from_micros(100), millis(1));
+            config.depth = 8;
+        });
+        // What was on its way is on alpha's disk only.
+        pair.world.kill(ALPHA, "kill -9");
+        pair.pass(millis(500));
+        pair.promote(BETA);
+        pair.clients_get_on(seconds(5));
+        pair.world.start(ALPHA);
+        pair.wait(seconds(5), "copying", |world| {
+            world.view(ALPHA).is_some_and(|view| view.disk == DiskState::Inconsistent)
+        });
+        pair.pass(millis(20 * seed));
+        pair.world.kill(BETA, "kill -9");
+        pair.pass(millis(100));
+        pair.world.start(BETA);
+        pair.back_in_sync();
+        pair.ends_well();
+    }
+}
+
+#[test]
+fn both_are_asked_to_be_primary_and_one_becomes_so() {
+    for seed in 0..40 {
+        let mut pair = serving_pair(4800 + seed);
+        pair.world.active = false;
+        pair.wait(seconds(10), "idle", World::is_settled);
+        assert_eq!(pair.ask(ALPHA, Command::Demote { force: false }), Ok(()));
+        pair.world.command(ALPHA, Command::Promote { force: false });
+        pair.pass(Duration::from_micros(seed * 37));
+        pair.world.command(BETA, Command::Promote { force: false });
+        pair.pass(seconds(1));
+        let primaries = [ALPHA, BETA].into_iter().filter(|node| pair.role(*node) == Role::Primary).count();
+        assert_eq!(primaries, 1, "seed {seed}");
+        pair.ends_well();
+    }
+}

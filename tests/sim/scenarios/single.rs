@@ -5,6 +5,7 @@ use super::{ALPHA, BETA, millis, seconds, serving_pair, serving_pair_with};
 use std::time::Duration;
 use twinblock::base::command::Command;
 use twinblock::base::error::DiskError;
+use twinblock::base::range::{BLOCK, ByteRange};
 use twinblock::base::state::{DiskState, LinkState, Mode, Overflow, Role};
 use twinblock::base::time::Moment;
 
@@ -372,6 +373,83 @@ fn evidence_of_a_primarys_death_is_there_from_the_join_on() {
         pair.pass(millis(400));
         assert_eq!(pair.ask(BETA, Command::Promote { force: false }), Ok(()), "seed {seed}");
         pair.clients_get_on(seconds(3));
+        pair.ends_well();
+    }
+}
+
+#[test]
+fn intents_are_cleared_only_when_both_disks_hold_what_they_cover() {
+    // A write now and then, so that a sweep finds one that is complete, idle and not flushed.
+    for seed in 0..3 {
+        let mut pair = serving_pair_with(4600 + seed, |config| {
+            config.clients = 1;
+            config.depth = 1;
+            config.hot_blocks = 64;
+            config.reads = 0;
+            config.flushes = 0;
+            config.fua = 0;
+            config.intent_idle = millis(50);
+        });
+        pair.world.config.think = (millis(300), millis(1500));
+        for _ in 0..200 {
+            // Every record is checked when it is durable: what may differ is marked.
+            pair.pass(seconds(3));
+        }
+        pair.ends_well();
+    }
+}
+
+#[test]
+fn f028_f029_rot_is_found_by_a_verify_reported_and_repaired_only_when_told() {
+    for node in [ALPHA, BETA] {
+        let mut pair = serving_pair(290 + node as u64);
+        for client in 0..2 {
+            pair.world.clients[client].idle = true;
+        }
+        pair.wait(seconds(10), "idle", World::is_settled);
+        // The last block, where nobody works.
+        let at = ByteRange::new(pair.world.config.volume_bytes() - BLOCK, BLOCK);
+        let was = pair.world.nodes[ALPHA].disk.read(at).to_vec();
+        pair.world.nodes[node].disk.rot(at);
+        assert_eq!(pair.ask(ALPHA, Command::Verify { repair: false }), Ok(()));
+        let verified = |world: &World| world.view(ALPHA).is_some_and(|view| view.verify.is_none());
+        pair.wait(seconds(30), "verified", verified);
+        pair.pass(millis(10));
+        let view = pair.world.view(ALPHA).expect("it runs");
+        let found = view.last_verify.expect("a verify ended");
+        assert_eq!((found.bytes_different, found.bytes_repaired, found.complete), (BLOCK, 0, true));
+        assert_eq!((view.in_sync, view.dirty_bytes), (false, BLOCK), "what was found is not forgotten");
+        assert!(!pair.world.view(BETA).expect("it runs").in_sync, "the other node is told");
+        // The operator knows which copy is rotten, the mirror does not.
+        pair.world.nodes[node].disk.write(at.offset, &was, true);
+        assert_eq!(pair.ask(ALPHA, Command::Verify { repair: true }), Ok(()));
+        pair.wait(seconds(30), "verified", verified);
+        assert_eq!(pair.ask(ALPHA, Command::Resync { full: false, compare: false, discard_ours: None }), Ok(()));
+        pair.pass(millis(100));
+        pair.back_in_sync();
+        pair.ends_well();
+    }
+}
+
+#[test]
+fn a_flush_covers_what_the_peer_has_only_received() {
+    for seed in 0..20 {
+        let mut pair = serving_pair_with(4700 + seed, |config| {
+            config.mode = Mode::Memory;
+            config.flushes = 20;
+            config.reads = 20;
+            config.disk_latency = (millis(1), millis(20));
+            config.flush_latency = (Duration::from_micros(10), Duration::from_micros(50));
+        });
+        let flushes = pair.world.stats.flushes;
+        pair.wait(seconds(10), "flushed", |world| world.stats.flushes > flushes);
+        pair.world.power_off(ALPHA);
+        pair.world.power_off(BETA);
+        pair.pass(millis(50));
+        for node in [ALPHA, BETA] {
+            pair.world.start(node);
+        }
+        pair.back_in_sync();
         pair.ends_well();
     }
 }
