@@ -9,6 +9,7 @@ pub mod process;
 pub mod address;
 pub mod disk;
 pub mod dns;
+pub mod files;
 pub mod mounts;
 pub mod ring;
 pub mod stream;

@@ -4,5 +4,6 @@ mod world;
 
 mod address;
 mod dns;
+mod files;
 mod filesystem;
 mod programs;

@@ -15,6 +15,7 @@
 //! | file system | [`filesystem`] | checked and mounted |
 //! | script | [`script`] | its start program ended with success |
 //! | service | [`service`] | its unit is active, or its process runs and is watched |
+//! | synced files | [`files`] | the newest copy is in place |
 //! | DNS update | [`dns`] | the server took the update |
 //!
 //! The volume itself is the mirror's and is joined by the daemon, behind the same interface.
@@ -27,6 +28,7 @@ mod program;
 
 pub mod address;
 pub mod dns;
+pub mod files;
 pub mod filesystem;
 pub mod script;
 pub mod service;
