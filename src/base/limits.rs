@@ -150,6 +150,8 @@ pub const STEP_GRACE: Duration = Duration::from_secs(2);
 pub const ARBITER_FRESH: Duration = Duration::from_secs(1);
 /// Rounds in which one input may change a group's state; more would be two decisions that undo each other.
 pub const GROUP_DECISIONS_MAX: usize = 32;
+/// Heartbeats in a row, with none of the known life between them, by which another life of the peer is believed at once.
+pub const HEARTBEATS_TO_INSIST: u32 = 5;
 
 /// Bytes of a group's record in the arbiter: names of 64 bytes four times, numbers, and room.
 pub const ARBITER_RECORD_BYTES_MAX: usize = 4096;

@@ -1,5 +1,6 @@
 //! Decides. No clock, no descriptor, no thread, no dice: time and chance come as arguments.
-//! `mirror` and `export` never import each other.
+//! `mirror`, `failover` and `export` never import each other.
 
 pub mod export;
+pub mod failover;
 pub mod mirror;

@@ -1,0 +1,201 @@
+//! The way from owner: in order (a move, a stop), or at once (somebody else owns the group).
+//!
+//! ```text
+//! Move:  Stopping ─► Quiescing ─► Recording ─► standby, the group offered to the peer
+//! Stop:  Stopping ─► Quiescing ─► standby, nobody's
+//! Yield: Stopping, and the volume is demoted at the same time ─► standby
+//! ```
+//! A stop that fails ends a move where it is: the group stays here, in failed mode, and is not started elsewhere.
+
+use super::core::Failover;
+use super::detector::Level;
+use super::interface::{Change, Effect, MirrorOrder};
+use super::mutation::Mutation;
+use super::plan::{Direction, End};
+use super::register::Purpose;
+use super::state::{Leave, LeaveStep, Phase, TakeStep};
+use crate::base::arbiter::InSync;
+use crate::base::group::{GroupRole, Reason, Stage};
+use crate::base::heartbeat::Question;
+use crate::base::ids::Epoch;
+use crate::base::state::Role;
+
+impl Failover {
+    /// Everything a leaving node looks at.
+    pub(super) fn leave_duties(&mut self, out: &mut Vec<Effect>) {
+        let Phase::Leaving { how, step } = self.state.phase else { return };
+        if how == Leave::Yield {
+            if self.plan.direction().is_none() && !self.is_ordered(|order| order == MirrorOrder::Demote) {
+                self.become_phase(Phase::Standby);
+                self.end_episode(true, out);
+            }
+            return;
+        }
+        match step {
+            LeaveStep::Stopping => {
+                // Resources that stop still write: their writes must not wait for a peer that is gone.
+                self.stay_owner_duties(out);
+                let gone = how == Leave::Move && self.detector.level() == Level::Lost;
+                if gone && matches!(self.state.phase, Phase::Leaving { .. }) {
+                    self.move_failed("the other node was lost", out);
+                }
+            }
+            LeaveStep::Quiescing => {}
+            LeaveStep::Recording => {
+                if !self.register.binds() && self.now >= self.retry_at && how == Leave::Move {
+                    self.register.want(Purpose::Handover, self.now);
+                }
+            }
+        }
+    }
+
+    /// The plan of a leaving node came to its end.
+    pub(super) fn plan_ended_leaving(&mut self, end: End, out: &mut Vec<Effect>) {
+        let Phase::Leaving { how, step } = self.state.phase else { return };
+        let failed = matches!(end, End::StopFailed(_));
+        if failed {
+            self.state.failed = Some(Reason::StopFailed);
+        }
+        if how == Leave::Yield || step != LeaveStep::Stopping {
+            return;
+        }
+        if failed && !self.rules.broken(Mutation::FailedStopIgnored) {
+            self.become_phase(Phase::Owner);
+            self.end_episode(false, out);
+            self.answer_waiting(false, "a resource did not stop (see the event log)", out);
+            return;
+        }
+        if self.state.door.is_some() || self.register.binds() || self.job.is_some() {
+            // Going on alone first; the plan is down, so that this is asked again at once.
+            self.plan.go(Direction::Down);
+            return;
+        }
+        if how == Leave::Move
+            && let Err(refusal) = self.fit_to_receive()
+        {
+            // Much may have happened while the resources stopped; this node may even be alone by now.
+            self.move_failed(&refusal.reason, out);
+            return;
+        }
+        self.stage(Stage::Drain);
+        self.become_phase(Phase::Leaving { how, step: LeaveStep::Quiescing });
+        self.order(MirrorOrder::Quiesce, out);
+    }
+
+    /// The volume is secondary, or it could not be.
+    pub(super) fn quiesced(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
+        let Phase::Leaving { how, step: LeaveStep::Quiescing } = self.state.phase else { return };
+        if let Err(why) = result {
+            self.move_failed(&why, out);
+            return;
+        }
+        let peer_has_all = self.is_session_current() && (self.mirror.in_sync || self.mirror.wants_peer_only);
+        if how == Leave::Move && !peer_has_all {
+            self.move_failed("the link was lost meanwhile", out);
+            return;
+        }
+        self.stage(Stage::Agree);
+        let solo = self.state.solo;
+        self.state.solo = false;
+        match how {
+            Leave::Move if self.settings.mode.has_arbiter() => {
+                self.become_phase(Phase::Leaving { how, step: LeaveStep::Recording });
+                self.register.want(Purpose::Handover, self.now);
+            }
+            Leave::Move => {
+                let insync = if self.mirror.in_sync { InSync::BOTH } else { InSync::only(self.settings.node.peer()) };
+                self.offer(Epoch(self.state.epoch.0 + 1), insync, out);
+            }
+            Leave::Stop | Leave::Yield => {
+                // Alone before, alone again when it is started: the peer's copy is older.
+                self.state.reason = if solo { self.state.reason } else { Reason::AdminRequest };
+                self.permit.clear();
+                self.register.forget();
+                self.become_phase(Phase::Standby);
+                self.end_episode(true, out);
+                self.answer_waiting(true, "", out);
+            }
+        }
+    }
+
+    /// The group is the peer's from now on, whether it knows it or not.
+    pub(super) fn offer(&mut self, epoch: Epoch, insync: InSync, out: &mut Vec<Effect>) {
+        self.adopt_epoch(epoch);
+        self.permit.clear();
+        self.register.forget();
+        self.state.offered = Some(epoch);
+        self.become_phase(Phase::Standby);
+        let id = self.draw();
+        let reason = self.state.reason;
+        self.talk.ask(id, Question::Handover { epoch, insync, reason }, self.now);
+        self.drive_gate(out);
+    }
+
+    /// A move can't be finished: the group stays.
+    pub(super) fn move_failed(&mut self, why: &str, out: &mut Vec<Effect>) {
+        self.end_episode(false, out);
+        self.answer_waiting(false, why, out);
+        self.register.drop_unless_bound(|purpose| purpose == Purpose::Handover);
+        if self.mirror.role == Role::Primary {
+            self.become_phase(Phase::TakingOver { way: super::interface::Way::Claim, step: TakeStep::Starting });
+            self.plan.go(Direction::Up);
+        } else {
+            // Nobody's now; the rule for two standbys finds its owner.
+            self.permit.clear();
+            self.register.forget();
+            self.become_phase(Phase::Standby);
+        }
+    }
+
+    /// The volume was made secondary at once.
+    pub(super) fn demoted(&mut self, result: Result<(), String>, out: &mut Vec<Effect>) {
+        if let Err(why) = result {
+            // A volume that can't be told to stop must not go on beside another owner.
+            out.push(Effect::Abort { reason: format!("the volume can't be made secondary: {why}") });
+        }
+    }
+
+    /// The daemon is to stop: the group goes first.
+    pub(super) fn stop_wanted(&mut self, out: &mut Vec<Effect>) {
+        if !self.stopping || self.told.stopped {
+            return;
+        }
+        match self.state.phase {
+            Phase::Owner if self.state.failed == Some(Reason::StopFailed) => {
+                // No goodbye: the peer must not take it for a reason to start what may still run here.
+                self.told.stopped = true;
+                out.push(Effect::Stopped);
+            }
+            Phase::Owner if self.state.door.is_some() || self.job.is_some() => {}
+            Phase::Owner if self.fit_to_receive().is_ok() && !self.memory.wish.stopped => {
+                self.start_move(Reason::AdminRequest, "daemon-stops", out);
+            }
+            Phase::Owner => self.stop_group(Reason::AdminRequest, "daemon-stops", out),
+            Phase::Starting | Phase::Standby => {
+                let waits = self.state.offered.is_some()
+                    && self.talk.asked_for(self.now) < self.settings.handover_timeout
+                    && self.detector.level() == Level::Alive;
+                if !waits && !self.register.binds() {
+                    self.told.stopped = true;
+                    self.talk.withdraw();
+                    self.become_phase(Phase::Gone);
+                    self.beat(out);
+                    out.push(Effect::Stopped);
+                }
+            }
+            Phase::TakingOver { .. } | Phase::Leaving { .. } | Phase::Gone => {}
+        }
+    }
+
+    /// Begins to stop the group, for nobody.
+    pub(super) fn stop_group(&mut self, reason: Reason, rule: &'static str, out: &mut Vec<Effect>) {
+        self.begin_episode(Change::ToStandby, reason, rule, (Stage::Stop, self.now), out);
+        self.become_phase(Phase::Leaving { how: Leave::Stop, step: LeaveStep::Stopping });
+        self.plan.go(Direction::Down);
+    }
+
+    fn drive_gate(&mut self, out: &mut Vec<Effect>) {
+        self.set_gate(out);
+        debug_assert!(self.state.role() == GroupRole::Standby);
+    }
+}
