@@ -218,6 +218,7 @@ impl World {
             }
             Work::Write { range, fua, .. } | Work::Zero { range, fua, .. } => {
                 self.stats.writes += 1;
+                self.note_told(range, ask.work);
                 let mut holders = self.holders(node, range, ask.work);
                 let joined = self.view(node).is_some_and(|view| view.link == LinkState::Connected);
                 if holders & (1 << node) != 0 && (self.config.mode == Mode::Async || !joined) {
@@ -233,6 +234,20 @@ impl World {
                 let [a, b] = &self.nodes;
                 let there = |sector| [a.disk.values(sector as u64), b.disk.values(sector as u64)].concat();
                 self.history.thin_out(self.now, there);
+            }
+        }
+    }
+
+    /// Remembers what a flush must make durable although the peer's disk may not have it yet.
+    fn note_told(&mut self, range: ByteRange, work: Work) {
+        for sector in range.offset / SECTOR as u64..range.end() / SECTOR as u64 {
+            match work {
+                Work::Write { value, .. } if self.config.mode == Mode::Memory => {
+                    self.told.insert(sector, (value, self.now));
+                }
+                _ => {
+                    self.told.remove(&sector);
+                }
             }
         }
     }

@@ -383,6 +383,8 @@ impl World {
 
     /// What follows from the end of a process: its sockets close.
     pub fn bury(&mut self, node: usize, process: super::node::Process) {
+        // What only a memory held may be gone.
+        self.told.clear();
         for client in process.connections.keys() {
             self.clients[*client].lost_connection();
         }

@@ -238,6 +238,13 @@ impl Disk {
         versions.chain(visible).filter_map(|bytes| content::identify(bytes, sector)).collect()
     }
 
+    /// What a power loss leaves of a sector at the worst.
+    pub fn stable_value(&self, sector: u64) -> Option<Value> {
+        let at = sector as usize * SECTOR;
+        let oldest = self.unstable.get(&sector).and_then(|versions| versions.first());
+        content::identify(oldest.map_or(&self.visible[at..at + SECTOR], |version| version.bytes.as_slice()), sector)
+    }
+
     /// A sector whose newest write was told done before `since` and that a power loss could still take back.
     pub fn acknowledged_but_unstable(&self, before: Moment) -> Option<u64> {
         let told = |version: &Version| version.acknowledged.is_some_and(|at| at < before);

@@ -302,8 +302,21 @@ impl World {
                         "a flush was answered, and {} may still lose sector {lost:?}, acknowledged before it (I16)",
                         NAMES[index]
                     );
+                    self.check_told_is_stable(index, admitted);
                 }
+                self.told.retain(|_, (_, at)| *at >= admitted);
             }
+        }
+    }
+
+    /// I16 in mode memory: what a client was told before its flush is on this disk for good, or something newer is.
+    fn check_told_is_stable(&self, index: usize, before: Moment) {
+        let disk = &self.nodes[index].disk;
+        for (sector, (value, _)) in self.told.iter().filter(|(_, (_, at))| *at < before) {
+            let stable = disk.stable_value(*sector).unwrap_or(0);
+            // Zeroes say nothing of their age.
+            let newer = stable >= *value || stable == 0 || self.nodes[index].was_doomed;
+            assert!(newer, "a flush was answered, and {} does not hold sector {sector} for good (I16)", NAMES[index]);
         }
     }
 

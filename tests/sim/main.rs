@@ -120,6 +120,7 @@ const ONCE_FAILED: &[(&str, u64)] = &[
     ("swarm", 20003),
     ("swarm", 30020),
     ("swarm", 30051),
+    ("swarm", 50026),
     ("forced", 10),
     ("forced", 30039),
     ("forced", 30068),

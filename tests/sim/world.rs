@@ -3,6 +3,7 @@
 
 use super::clients::Client;
 use super::config::Config;
+use super::content::Value;
 use super::history::History;
 use super::link::Link;
 use super::log::Log;
@@ -99,6 +100,8 @@ pub struct World {
     /// Faults and clients are still at work.
     pub active: bool,
     pub next_op: u64,
+    /// In mode memory: what clients were told is done and no flush has covered since, by sector.
+    pub told: BTreeMap<u64, (Value, Moment)>,
     /// Writes of both disks when they were last compared.
     pub compared_at: (u64, u64),
     /// The first node's rule of each session's handshake.
@@ -126,6 +129,7 @@ impl World {
             stats: Stats::default(),
             active: true,
             next_op: 0,
+            told: BTreeMap::new(),
             compared_at: (0, 0),
             decided: BTreeMap::new(),
             random,

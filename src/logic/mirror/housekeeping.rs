@@ -167,7 +167,7 @@ impl Mirror {
     /// While not in sync, keeps the exact record of what differs durable beside the coarse one.
     fn snapshot_sometimes(&mut self, out: &mut Vec<Effect>) {
         let due = self.now.since(self.timers.snapshot) >= self.settings.snapshot_interval;
-        let settled = !self.maps_unreadable && !self.is_snapshotting();
+        let settled = !self.maps_unreadable && !self.is_snapshotting() && self.pending.stopping.is_none();
         if due && settled && !self.is_joined() && self.marks.bytes() != self.timers.snapshot_bytes {
             self.timers.snapshot_bytes = self.marks.bytes();
             self.timers.snapshot = self.now;

@@ -201,7 +201,10 @@ impl Mirror {
         if alone {
             self.doubt_unstable();
         }
-        if alone && !self.marks.is_empty() && !self.maps_unreadable {
+        // From here on the peer changes nothing of what is written down.
+        self.end_session(STOPPING, false, out);
+        // In sync there are marks as well, when a verify has found something.
+        if !standby && !self.marks.is_empty() && !self.maps_unreadable {
             self.take_snapshot(out);
         } else {
             self.stop_step(out);

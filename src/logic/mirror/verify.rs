@@ -181,8 +181,8 @@ impl Mirror {
             complete: complete && verify.unreadable == 0,
             milliseconds: took.as_millis() as u64,
         });
-        if verify.different > verify.repaired {
-            // What was found must outlive this process.
+        if verify.different > verify.repaired && self.pending.stopping.is_none() {
+            // What was found must outlive this process. A stop writes it down itself.
             self.take_snapshot(out);
         }
     }

@@ -1,11 +1,13 @@
 //! Two faults and more, in sequence (F.2).
 
 use super::super::config::Act;
+use super::super::node::Work;
 use super::super::world::World;
 use super::{ALPHA, BETA, Pair, millis, seconds, serving_pair, serving_pair_with};
 use std::time::Duration;
 use twinblock::base::command::Command;
 use twinblock::base::error::DiskError;
+use twinblock::base::range::ByteRange;
 use twinblock::base::state::{DiskState, LinkState, Mode, Role};
 
 #[test]
@@ -249,16 +251,21 @@ fn f105_the_source_dies_under_a_resync_and_what_its_target_had_marked_is_not_for
         let mut pair = serving_pair_with(10500 + seed, |config| {
             config.gating = false;
             config.resync_rate_max = 64 << 10;
-            config.hot_blocks = 64;
+            config.hot_blocks = 16;
             config.link_latency = (millis(5), millis(20));
             config.think = (Duration::from_micros(100), millis(1));
             config.depth = 8;
         });
-        // What was on its way is on alpha's disk only.
+        // What was on its way is on alpha's disk only. Beta writes somewhere else.
         pair.world.kill(ALPHA, "kill -9");
+        for client in 0..2 {
+            pair.world.clients[client].idle = true;
+        }
         pair.pass(millis(500));
         pair.promote(BETA);
-        pair.clients_get_on(seconds(5));
+        let elsewhere = ByteRange::of_blocks(60..61);
+        pair.world.clients[0].script.push_back(Work::Write { range: elsewhere, value: 0, fua: false });
+        pair.pass(seconds(3));
         pair.world.start(ALPHA);
         pair.wait(seconds(5), "copying", |world| {
             world.view(ALPHA).is_some_and(|view| view.disk == DiskState::Inconsistent)

@@ -453,3 +453,25 @@ fn a_flush_covers_what_the_peer_has_only_received() {
         pair.ends_well();
     }
 }
+
+#[test]
+fn a_verify_never_takes_a_write_under_way_for_a_difference() {
+    for seed in 0..5 {
+        let mut pair = serving_pair_with(4900 + seed, |config| {
+            config.hot_blocks = 64;
+            config.operation_blocks_max = 32;
+            config.depth = 8;
+            config.reads = 0;
+            config.think = (Duration::from_micros(50), Duration::from_micros(500));
+        });
+        for round in 0..10 {
+            let on = if round % 2 == 0 { ALPHA } else { BETA };
+            assert_eq!(pair.ask(on, Command::Verify { repair: round % 3 == 0 }), Ok(()));
+            pair.pass(millis(50));
+            pair.wait(seconds(30), "verified", |world| world.view(ALPHA).is_some_and(|view| view.verify.is_none()));
+            let found = pair.world.view(ALPHA).expect("it runs").last_verify.expect("a verify ended");
+            assert_eq!((found.bytes_different, found.complete), (0, true), "seed {seed}, round {round}");
+        }
+        pair.ends_well();
+    }
+}
