@@ -6,12 +6,13 @@ use super::open::{carry_out, open_external};
 use super::{DiskSpec, MetadataPlace, OpenError, access};
 use crate::base::generation::{Generation, Lineage};
 use crate::base::ids::{Epoch, Uuid};
-use crate::base::limits::{VOLUME_BYTES_MIN, ZERO_STEP_BYTES};
+use crate::base::limits::{METADATA_UNIT_BYTES, VOLUME_BYTES_MIN, ZERO_STEP_BYTES};
 use crate::base::range::ByteRange;
 use crate::base::state::DiskState;
 use crate::wire::metadata::load::{Present, peek};
 use crate::wire::metadata::record::Superblock;
-use crate::wire::metadata::{Layout, Locator, Placement, TooSmall, Writer};
+use crate::wire::metadata::{Layout, Locator, Placement, TooSmall, Writer, begins_like_a_unit};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What the disk's content is worth from here on.
@@ -270,13 +271,23 @@ fn check_blank(data: &Device, capacity_bytes: u64, progress: Progress<'_>) -> Re
     }
 }
 
-/// What internal metadata will overwrite, and is no metadata that may be replaced, reads as zeroes too.
+/// What internal metadata will overwrite, and is no metadata that may be replaced, reads as zeroes too. An earlier
+/// initialisation that was cut short leaves units of ours and no locator: nothing was ever known by them.
 fn check_free_tail(data: &Device, layout: Layout) -> Result<(), OpenError> {
-    let area = ByteRange::new(layout.area_offset, layout.area_bytes);
-    match content::first_nonzero(data, area, &mut |_, _| ()).map_err(|error| data.failed("read", &error))? {
-        None => Ok(()),
-        Some(offset) => Err(holds_data(data, &format!("something other than zeroes near its end, at byte {offset}"))),
+    let unit_bytes = METADATA_UNIT_BYTES as u64;
+    let end = layout.area_offset + layout.area_bytes;
+    let mut from = layout.area_offset;
+    let failed = |error: io::Error| data.failed("read", &error);
+    while from < end {
+        let rest = ByteRange::new(from, end - from);
+        let Some(offset) = content::first_nonzero(data, rest, &mut |_, _| ()).map_err(failed)? else { break };
+        let unit = offset / unit_bytes * unit_bytes;
+        if !begins_like_a_unit(&data.read(unit, METADATA_UNIT_BYTES).map_err(failed)?) {
+            return Err(holds_data(data, &format!("something other than zeroes near its end, at byte {offset}")));
+        }
+        from = unit + unit_bytes;
     }
+    Ok(())
 }
 
 fn holds_data(data: &Device, what: &str) -> OpenError {

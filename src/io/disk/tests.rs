@@ -242,6 +242,21 @@ fn metadata_of_another_version_and_remains_at_the_end_are_not_taken_for_blank() 
 }
 
 #[test]
+fn an_initialisation_that_was_cut_short_is_done_again() {
+    let directory = TempDir::new().unwrap();
+    let path = file(&directory, "disk", 64);
+    init_disk(&spec(&path), InitOptions::default()).unwrap();
+    // The locators are written last.
+    let layout = Layout::internal(64 * MIB).unwrap();
+    for offset in [layout.area_offset, layout.area_offset + layout.area_bytes - 4096] {
+        poke(&path, offset, &[0; 4096]);
+    }
+    assert_eq!(code(open_volume(&spec(&path))), "disk-no-metadata");
+    assert!(init_disk(&spec(&path), InitOptions::default()).unwrap().zeroed);
+    open_volume(&spec(&path)).unwrap();
+}
+
+#[test]
 fn a_file_larger_than_any_is_not_made() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("disk");

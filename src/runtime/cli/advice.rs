@@ -23,7 +23,11 @@ pub fn next(node: &NodeStatus, status: &VolumeStatus) -> Option<String> {
     let words = match view.link {
         LinkState::Refused => refused(name, here, peer, view.rule.as_deref().unwrap_or_default()),
         LinkState::Disconnected => format!("bring the link back with `connect {name}`"),
-        LinkState::Down => format!("start the daemon on {peer}, or look at the network between the two"),
+        LinkState::Down => {
+            format!(
+                "start the daemon on {peer}, look at the network between the two, or put right what is said of the link"
+            )
+        }
         LinkState::Forwarding if view.peer_disk == Some(DiskState::Diskless) => {
             format!("on {peer}: `attach {name}`, or after the disk was exchanged `replace-disk {name}`")
         }

@@ -33,6 +33,7 @@ mod tests;
 pub use layout::{Layout, Placement, TooSmall};
 pub use load::{Expected, LoadError, load};
 pub use locator::Locator;
+pub use unit::begins_like_a_unit;
 pub use writer::{Plan, Writer};
 
 use crate::base::limits::METADATA_UNIT_BYTES;

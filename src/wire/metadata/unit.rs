@@ -87,6 +87,11 @@ pub(super) fn encode(label: Label, payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Whether these bytes were written as a unit of ours, of whatever kind and version, sound or not.
+pub fn begins_like_a_unit(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC.to_le_bytes())
+}
+
 /// Decodes a unit of the given kind and index, of `device` if that is known.
 pub(super) fn decode(bytes: &[u8], kind: Kind, index: u32, device: Option<Uuid>) -> Result<Unit<'_>, Bad> {
     if bytes.len() != METADATA_UNIT_BYTES || u32_at(bytes, 0) != MAGIC {
