@@ -129,6 +129,8 @@ pub const LINK_LINGER_TIME_MAX: Duration = Duration::from_millis(500);
 /// Connections that may still be sending their last frames.
 pub const LINK_LINGERING_MAX: usize = 4;
 
+/// Time after the signal that stops a daemon from which on another one ends it at once; sooner it is the same one twice.
+pub const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
 /// Time a stopping node waits for requests that can't be served, before it stops without them.
 pub const REQUESTS_STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time a disk that is given up has to end its last operation, before `attach` and `replace-disk` say so.

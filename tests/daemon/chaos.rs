@@ -62,10 +62,10 @@ fn kills_under_load_lose_nothing() {
         println!("  written {written}, copied {copied}, {}", status["last_resync"]["kind"]);
         assert_ne!(status["last_resync"]["kind"], "full", "{status}");
         if round % 3 == 2 {
-            compare_disks(&mut pair, primary, secondary, size);
+            compare_disks(&mut pair, primary, secondary);
         }
     }
-    compare_disks(&mut pair, primary, secondary, size);
+    compare_disks(&mut pair, primary, secondary);
 }
 
 /// The longer run of `tools/chaos` in short: depth 32, fio where it is installed, both daemons killed at once too.
@@ -90,11 +90,9 @@ fn the_chaos_tool_finds_nothing() {
 }
 
 /// Stops both in order, compares the disks, and brings the pair back.
-fn compare_disks(pair: &mut Pair, primary: usize, secondary: usize, size: u64) {
+fn compare_disks(pair: &mut Pair, primary: usize, secondary: usize) {
     pair.wait_in_sync(primary);
-    pair.stop(secondary);
-    pair.stop(primary);
-    pair.assert_identical(size);
+    pair.stop_identical([secondary, primary]);
     pair.start(primary);
     pair.start(secondary);
     pair.done(primary, &["promote", "vol0", "--timeout", "30s"]);

@@ -23,9 +23,7 @@ fn a_replaced_disk_is_filled_again() {
     assert!(!status["last_resync"]["reason"].as_str().unwrap().is_empty());
     assert_holds(&mut client, 0, 8 << 20, 4);
     client.disconnect();
-    pair.stop(BETA);
-    pair.stop(ALPHA);
-    pair.assert_identical(status["size_bytes"].as_u64().unwrap());
+    pair.stop_identical([BETA, ALPHA]);
 }
 
 #[test]
@@ -71,9 +69,7 @@ fn a_detached_disk_is_attached_again_with_what_it_missed() {
     let status = pair.wait_in_sync(ALPHA);
     assert_eq!(status["last_resync"]["kind"], "differential", "{status}");
     client.disconnect();
-    pair.stop(BETA);
-    pair.stop(ALPHA);
-    pair.assert_identical(status["size_bytes"].as_u64().unwrap());
+    pair.stop_identical([BETA, ALPHA]);
 }
 
 #[test]
@@ -122,10 +118,7 @@ fn verify_finds_and_repairs_a_difference() {
     assert!(out.contains("4.00 KiB repaired"), "{out}");
     pair.done(ALPHA, &["verify", "vol0", "--wait"]);
     client.disconnect();
-    let size = pair.status(ALPHA)["size_bytes"].as_u64().unwrap();
-    pair.stop(BETA);
-    pair.stop(ALPHA);
-    pair.assert_identical(size);
+    pair.stop_identical([BETA, ALPHA]);
 }
 
 #[test]

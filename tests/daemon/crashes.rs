@@ -25,10 +25,8 @@ fn a_new_pair_is_in_sync_without_copying_and_serves() {
     assert_holds(&mut client, MIB, MIB as usize, 0x5a);
     client.disconnect();
 
-    pair.stop(BETA);
-    pair.stop(ALPHA);
+    pair.stop_identical([BETA, ALPHA]);
     assert!(!pair.path("alpha.sock").exists() && !pair.path("alpha-nbd.sock").exists(), "sockets are removed");
-    pair.assert_identical(size);
 
     pair.start(ALPHA);
     pair.start(BETA);
@@ -58,9 +56,7 @@ fn a_killed_secondary_gets_what_it_missed_and_little_more() {
     assert!(last["reason"].as_str().is_some_and(|reason| !reason.is_empty()));
     assert_holds(&mut client, 4 * MIB, MIB as usize, 3);
     client.disconnect();
-    pair.stop(BETA);
-    pair.stop(ALPHA);
-    pair.assert_identical(status["size_bytes"].as_u64().unwrap());
+    pair.stop_identical([BETA, ALPHA]);
 }
 
 #[test]
@@ -85,9 +81,7 @@ fn a_killed_primary_is_replaced_and_comes_back_as_secondary() {
     let mut client = pair.client(ALPHA);
     assert_holds(&mut client, 8 * MIB, 2 << 20, 8);
     client.disconnect();
-    pair.stop(ALPHA);
-    pair.stop(BETA);
-    pair.assert_identical(status["size_bytes"].as_u64().unwrap());
+    pair.stop_identical([ALPHA, BETA]);
 }
 
 #[test]
@@ -109,9 +103,7 @@ fn both_killed_resync_by_the_durable_record() {
     assert_holds(&mut client, 0, 8 << 20, 1);
     assert_holds(&mut client, 32 * MIB, 2 << 20, 2);
     client.disconnect();
-    pair.stop(BETA);
-    pair.stop(ALPHA);
-    pair.assert_identical(status["size_bytes"].as_u64().unwrap());
+    pair.stop_identical([BETA, ALPHA]);
 }
 
 #[test]
@@ -152,10 +144,7 @@ fn a_resync_goes_on_after_either_daemon_died_and_its_target_is_not_promoted() {
     let mut client = pair.client(ALPHA);
     assert_holds(&mut client, 40 << 20, 1 << 20, 9);
     client.disconnect();
-    let size = pair.status(ALPHA)["size_bytes"].as_u64().unwrap();
-    pair.stop(BETA);
-    pair.stop(ALPHA);
-    pair.assert_identical(size);
+    pair.stop_identical([BETA, ALPHA]);
 }
 
 #[test]
@@ -185,11 +174,9 @@ fn a_split_brain_is_found_and_settled_by_the_operator() {
     let words = pair.fails(ALPHA, &["resync", "vol0", "--source", "beta"], 6, "--yes");
     assert!(words.contains("Everything that was written on alpha and that beta does not have is lost"), "{words}");
     pair.done(ALPHA, &["resync", "vol0", "--source", "beta", "--wait", "--yes"]);
-    let status = pair.wait_in_sync(BETA);
+    pair.wait_in_sync(BETA);
     assert_holds(&mut client, 0, 4 << 20, 1);
     assert_holds(&mut client, 8 * MIB, 1 << 20, 3);
     client.disconnect();
-    pair.stop(ALPHA);
-    pair.stop(BETA);
-    pair.assert_identical(status["size_bytes"].as_u64().unwrap());
+    pair.stop_identical([ALPHA, BETA]);
 }

@@ -136,8 +136,6 @@ fn a_mounted_file_system_survives_the_loss_of_its_server() {
     drop(disk);
 
     pair.start(ALPHA);
-    let status = pair.wait_in_sync(BETA);
-    pair.stop(ALPHA);
-    pair.stop(BETA);
-    pair.assert_identical(status["size_bytes"].as_u64().unwrap());
+    pair.wait_in_sync(BETA);
+    pair.stop_identical([ALPHA, BETA]);
 }

@@ -216,8 +216,10 @@ impl Pair {
         self.wait("an NBD connection", |_| NbdClient::connect(address, "vol0").ok())
     }
 
-    /// Both disks hold the same, as far as the volume goes. Only while no daemon runs.
-    pub fn assert_identical(&self, bytes: u64) {
+    /// Stops both daemons in this order; then both disks hold the same, as far as the volume goes.
+    pub fn stop_identical(&mut self, order: [usize; 2]) {
+        let bytes = self.status(order[1])["size_bytes"].as_u64().unwrap();
+        order.into_iter().for_each(|node| self.stop(node));
         let read = |node: usize| {
             let mut data = std::fs::read(self.path(&format!("{}.img", NODES[node]))).unwrap();
             data.truncate(bytes as usize);

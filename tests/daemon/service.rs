@@ -73,6 +73,18 @@ fn the_demo_works_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_same_signal_twice_stops_a_daemon_in_order() {
+    let mut pair = Pair::running("", "64MiB");
+    let mut client = pair.client(ALPHA);
+    client.write(0, &[7; 4096]).unwrap();
+    // As a supervisor does that signals the process and its group.
+    kill(Pid::from_raw(pair.pid(ALPHA) as i32), Signal::SIGTERM).unwrap();
+    pair.wait("the stop to begin", |pair| pair.log(ALPHA).contains("stopping: ").then_some(()));
+    pair.stop(ALPHA);
+    assert!(pair.log(ALPHA).contains("stopped in order"), "{}", pair.logs());
+}
+
+#[test]
 fn an_interrupted_demo_leaves_nothing_behind_either() {
     let folder = tempfile::tempdir().unwrap();
     let mut demo = Command::new(env!("CARGO_BIN_EXE_twinblock"));

@@ -124,6 +124,10 @@ const FIXED: &[Fixed] = &[
         doc: "Wait of a stopping daemon for requests that neither disk can serve; `stop_timeout` bounds the whole.",
     },
     Fixed {
+        time: limits::SECOND_SIGNAL_AFTER,
+        doc: "A second SIGTERM or SIGINT sooner than this is taken for the first; later it ends the daemon at once.",
+    },
+    Fixed {
         time: limits::SHARD_STOP_TIME_MAX,
         doc: "Time a stopped volume has for the last bytes to its clients and its peer.",
     },

@@ -1,6 +1,7 @@
 //! What comes in from the shards and from outside while the daemon runs, and its orderly end.
 
 use super::{Daemon, Events, notify, volume::Volume};
+use crate::base::limits::SECOND_SIGNAL_AFTER;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::{self, Depth};
 use crate::runtime::shard::ShardEvent;
@@ -73,12 +74,20 @@ async fn stop_in_order(
         let running = daemon.volumes.iter().filter(|volume| !volume.ended.get());
         running.map(|volume| volume.name.as_str()).collect()
     };
+    let began = Instant::now();
     while !still_running().is_empty() {
-        tokio::select! {
-            Some((name, event)) = events.recv() => drop(on_event(daemon, &name, event)),
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
+        let again = tokio::select! {
+            Some((name, event)) = events.recv() => {
+                on_event(daemon, &name, event);
+                false
+            }
+            _ = signals.terminate.recv() => true,
+            _ = signals.interrupt.recv() => true,
             _ = tokio::time::sleep_until(deadline) => break,
+        };
+        // Some send the same signal to the process and to its group; one who is impatient sends it later.
+        if again && began.elapsed() >= SECOND_SIGNAL_AFTER {
+            break;
         }
     }
     match still_running() {
