@@ -67,6 +67,34 @@ async fn an_honest_agent_is_confirmed() {
     assert!(!folder.path().join("is-off").exists());
 }
 
+/// Somebody else's agent: that of the fence-agents package for tests, whose device is a file.
+#[tokio::test]
+async fn a_real_agent_is_confirmed() {
+    if !Path::new("/usr/sbin/fence_dummy").exists() {
+        println!("SKIPPED: fence_dummy is not installed");
+        return;
+    }
+    let folder = folder();
+    let file = folder.path().join("status");
+    std::fs::write(&file, "on").unwrap();
+    let with = |status_file: &Path| {
+        let options = vec![("status_file".to_string(), status_file.display().to_string())];
+        let spec = AgentSpec { file: "fence_dummy".into(), options, secrets: Vec::new() };
+        fencing(FencingSpec::Agent(spec), PATIENT)
+    };
+    let agent = with(&file);
+    assert_eq!(agent.monitor().await, Ok(()));
+    let outcome = agent.off().await;
+    assert!(matches!(outcome, Outcome::Confirmed(_)), "{outcome:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "off");
+    assert!(matches!(agent.off().await, Outcome::Confirmed(_)), "off already");
+    assert_eq!(agent.on().await, Ok(()));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "on");
+    std::fs::write(&file, "neither").unwrap();
+    let outcome = agent.off().await;
+    assert!(matches!(&outcome, Outcome::Failed(words) if words.contains("status 1")), "{outcome:?}");
+}
+
 #[tokio::test]
 async fn a_slow_device_is_waited_for() {
     let folder = folder();
