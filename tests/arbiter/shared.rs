@@ -155,6 +155,77 @@ async fn of_many_processes_that_are_killed_at_any_time_never_two_win() {
     assert!(won.iter().all(|(revision, (_, epoch, _))| revision == epoch), "an epoch was left out or used twice");
 }
 
+/// A folder seen through two mounts with caches of their own, as two hosts see a network file system. `stale`: also that
+/// a name does not exist is remembered, which is worse than what NFS does.
+fn two_mounts(folder: &Path, stale: bool) -> Option<[(Unmount, std::path::PathBuf); 2]> {
+    let back = folder.join("back");
+    std::fs::create_dir(&back).unwrap();
+    let negative = if stale { 60 } else { 0 };
+    let options = format!("entry_timeout=60,attr_timeout=60,negative_timeout={negative}");
+    let mount = |name: &str| {
+        let at = folder.join(name);
+        std::fs::create_dir(&at).unwrap();
+        let mut command = Command::new("bindfs");
+        let done = command.args(["--no-allow-other", "-o", &options]).args([&back, &at]).output();
+        let mounted = done.is_ok_and(|done| done.status.success());
+        mounted.then(|| (Unmount(at.display().to_string()), at))
+    };
+    let mounts = mount("one").zip(mount("other"));
+    if mounts.is_none() {
+        println!("SKIPPED: can't mount with bindfs (needs root, bindfs and FUSE)");
+    }
+    mounts.map(|(one, other)| [one, other])
+}
+
+#[tokio::test]
+async fn through_two_caches_each_sees_the_other_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some([(_one, here), (_other, there)]) = two_mounts(folder.path(), false) else { return };
+    let arbiters = [arbiter(&here, 0), arbiter(&there, 1)];
+    let mut expected = None;
+    for round in 0..100 {
+        for arbiter in &arbiters {
+            assert_eq!(found(arbiter).await, expected, "round {round}");
+        }
+        let new = [takeover(0, expected.as_ref()), takeover(1, expected.as_ref())];
+        let propose = |node: usize| arbiters[node].compare_and_set(expected.as_ref(), &new[node]);
+        expected = match tokio::join!(propose(0), propose(1)) {
+            (CasOutcome::Won(_), CasOutcome::Lost(Some(seen))) if seen.record == new[0] => Some(seen),
+            (CasOutcome::Lost(Some(seen)), CasOutcome::Won(_)) if seen.record == new[1] => Some(seen),
+            other => panic!("round {round}: {other:?}"),
+        };
+    }
+}
+
+#[tokio::test]
+async fn through_caches_that_lie_never_two_win() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some([(_one, here), (_other, there)]) = two_mounts(folder.path(), true) else { return };
+    // Each once alone, so that the store is there before anybody remembers that it is not.
+    let arbiters = [arbiter(&here, 0), arbiter(&there, 1)];
+    let mut last = Some(put(&arbiters[0], takeover(0, None)).await);
+    let (mut won, mut revisions) = (0, std::collections::BTreeSet::new());
+    for round in 0..200 {
+        let new = [takeover(0, last.as_ref()), takeover(1, last.as_ref())];
+        let propose = |node: usize| arbiters[node].compare_and_set(last.as_ref(), &new[node]);
+        let outcomes = tokio::join!(propose(0), propose(1));
+        let mut next = None;
+        for (node, outcome) in [&outcomes.0, &outcomes.1].into_iter().enumerate() {
+            if let CasOutcome::Won(revision) = *outcome {
+                assert!(revisions.insert(revision) && next.is_none(), "round {round}: {outcomes:?}");
+                next = Some(twinblock::base::arbiter::Versioned { record: new[node], revision });
+                won += 1;
+            }
+        }
+        match next {
+            Some(_) => last = next,
+            None => last = Some(crate::world::found_at_last(&arbiters[0]).await.unwrap()),
+        }
+    }
+    println!("through caches that lie: {won} wins in 200 rounds");
+    assert!(won > 20, "only {won} wins: the test did not test");
+}
+
 #[tokio::test]
 async fn a_node_that_was_away_for_long_loses() {
     let folder = tempfile::tempdir().unwrap();

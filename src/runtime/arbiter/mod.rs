@@ -7,7 +7,7 @@
 //! | [`memory`] | what was seen, kept across restarts |
 //! | [`register`] | the two kinds behind one interface, in bytes |
 //! | [`etcd`] | a key of an etcd, through its JSON gateway |
-//! | [`file`] | a directory on storage that both servers share |
+//! | [`mod@file`] | a directory on storage that both servers share |
 //! | [`report`] | health, for `status` |
 //!
 //! Every call is answered within the configured time. Nothing is decided here: an ambiguous answer is handed on as one.
