@@ -302,21 +302,27 @@ impl World {
                         "a flush was answered, and {} may still lose sector {lost:?}, acknowledged before it (I16)",
                         NAMES[index]
                     );
-                    self.check_told_is_stable(index, admitted);
+                    self.check_told_is_stable(node, index, admitted);
                 }
                 self.told.retain(|_, (_, at)| *at >= admitted);
             }
         }
     }
 
-    /// I16 in mode memory: what a client was told before its flush is on this disk for good, or something newer is.
-    fn check_told_is_stable(&self, index: usize, before: Moment) {
-        let disk = &self.nodes[index].disk;
+    /// I16 in mode memory: what a client was told before its flush is on this disk for good, or something newer is on both.
+    fn check_told_is_stable(&self, node: usize, index: usize, before: Moment) {
+        let process = self.nodes[node].process.as_ref().expect("it answers");
+        let under_way: Vec<ByteRange> =
+            process.requests.values().filter_map(|admitted| admitted.ask.work.range()).collect();
         for (sector, (value, _)) in self.told.iter().filter(|(_, (_, at))| *at < before) {
-            let stable = disk.stable_value(*sector).unwrap_or(0);
-            // Zeroes say nothing of their age.
-            let newer = stable >= *value || stable == 0 || self.nodes[index].was_doomed;
-            assert!(newer, "a flush was answered, and {} does not hold sector {sector} for good (I16)", NAMES[index]);
+            let place = ByteRange::new(sector * SECTOR as u64, SECTOR as u64);
+            let newest = super::content::identify(self.nodes[node].disk.read(place), *sector) == Some(*value);
+            if !newest || under_way.iter().any(|other| other.overlaps(&place)) {
+                // Something newer is, or may be, in its place.
+                continue;
+            }
+            let held = self.nodes[index].disk.stable_value(*sector) == Some(*value) || self.nodes[index].was_doomed;
+            assert!(held, "a flush was answered, and {} does not hold sector {sector} for good (I16)", NAMES[index]);
         }
     }
 

@@ -121,6 +121,8 @@ const ONCE_FAILED: &[(&str, u64)] = &[
     ("swarm", 30020),
     ("swarm", 30051),
     ("swarm", 50026),
+    ("swarm", 50447),
+    ("forced", 50121),
     ("forced", 10),
     ("forced", 30039),
     ("forced", 30068),

@@ -69,6 +69,8 @@ pub struct Mirror {
     /// The disk that was given up failed to flush.
     pub(super) cache_dropped: bool,
     pub(super) marks: Marks,
+    /// Since the last join a disk was attached: what only memory held of the marks is gone, so memory is not exact (R11).
+    pub(super) forgot: bool,
     /// The marks on disk could not be read; everything must be compared.
     pub(super) maps_unreadable: bool,
     /// At the primary: sent and not durable at the secondary. At the secondary: received and not durable at the primary.
@@ -231,6 +233,7 @@ impl Mirror {
             cache_lost: false,
             cache_dropped: false,
             marks: Marks::default(),
+            forgot: false,
             maps_unreadable: false,
             unstable: Unstable::default(),
             intents: Intents::new(superblock.region_shift, 0, Default::default()),

@@ -153,6 +153,7 @@ impl Mirror {
             loaded.superblock.join = None;
         }
         self.adopt_disk(loaded);
+        self.forgot = true;
         self.read_errors = 0;
         self.note(Note::DiskChanged { disk: self.disk, reason: "attached".into() }, out);
         out.push(Effect::CommandDone { id, outcome: CommandOutcome::Done("attached".into()) });

@@ -50,7 +50,7 @@ impl Mirror {
             intents_marked: !self.marks.intents.is_empty(),
             maps_readable: !self.maps_unreadable,
             gated_since_join: join.is_some_and(|join| join.gated) && self.settings.receipt_gating,
-            exact: self.settings.exact_recovery,
+            exact: self.settings.exact_recovery && !self.forgot,
             unfinished: superblock.unfinished,
             discard: superblock.discard,
             requested: superblock.requested,

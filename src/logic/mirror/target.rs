@@ -543,6 +543,7 @@ impl Mirror {
         let session = self.session.as_ref().expect("a join has a session");
         let theirs = session.theirs.as_ref().expect("a join has a peer");
         self.superblock.peer_device = Some(theirs.device);
+        self.forgot = false;
         self.superblock.lineage.joined();
         self.superblock.join = Some(Join {
             incarnation: self.identity.incarnation,

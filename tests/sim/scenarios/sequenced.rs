@@ -251,7 +251,7 @@ fn f105_the_source_dies_under_a_resync_and_what_its_target_had_marked_is_not_for
         let mut pair = serving_pair_with(10500 + seed, |config| {
             config.gating = false;
             config.resync_rate_max = 64 << 10;
-            config.hot_blocks = 16;
+            config.hot_blocks = 64;
             config.link_latency = (millis(5), millis(20));
             config.think = (Duration::from_micros(100), millis(1));
             config.depth = 8;
