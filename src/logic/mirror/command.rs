@@ -122,7 +122,7 @@ impl Mirror {
             None => {
                 let result = end.map(|_| ()).map_err(|refusal| refusal.reason);
                 let promotes = |order| matches!(order, Order::Promote { .. });
-                self.order_ended(promotes, result.as_ref().map(|()| ()).map_err(String::as_str), out);
+                self.order_ended(promotes, result.as_ref().copied().map_err(String::as_str), out);
             }
         }
     }
