@@ -7,20 +7,23 @@
 //!   alive.alpha, alive.beta        each node's sign of life, with what it sees of the other's
 //!   new.*                          being written; of no meaning
 //! ```
-//! **Why this is safe.** Revision 43 comes to be by `link`, which fails when the name exists: of all who saw 42, one makes
-//! 43, and its content was whole and durable before. Nobody holds a lock, so none can be lost, broken or forgotten: a
-//! server that was away for an hour finds that its 43 exists. Who made 43 looks once more whether there is a higher one,
-//! so that not even a revision that was cleared away long ago can be made twice. "Won" is said when the directory is
-//! durable too.
+//! **Why this is safe.** Revision 43 comes to be by `link`, which fails when the name exists: of all who saw 42, one
+//! makes 43, and its content was whole and durable before. Nobody holds a lock, so none can be lost, broken or
+//! forgotten: a server that was away for an hour finds that its 43 exists. Who made 43 looks once more whether there is
+//! a higher one, so that not even a revision that was cleared away long ago can be made twice. "Won" is said when the
+//! directory is durable too.
 //!
 //! **What the storage must keep:** `link` fails for a name that exists, whoever made it, and a file is whole once it was
-//! flushed and linked. NFS version 3 and 4, GFS2, OCFS2 and CephFS keep that, and so does a local file system between
-//! processes of one machine. Each look changes the directory first (the sign of life), since NFS clients remember
-//! a directory's content for up to a minute but drop it when they see it changed; a look that is stale all the same only
-//! leads to a lost race, never to a won one. (Tested through two FUSE mounts that remember names for a minute.) **Not good:** directories that are copied from server to server, file
-//! systems without hard links, a local file system on a disk that two servers mount, object stores, and a volume that
-//! this pair mirrors: it would wait for itself. [`Directory::check`] tries the links, and each node's sign must be seen
-//! to change by the other, or the directory is not the same one on both.
+//! flushed and linked. NFS version 3 and 4, GFS2, OCFS2 and CephFS say that they keep it, and so does a local file
+//! system between processes of one machine. Each look changes the directory first (the sign of life), since NFS clients
+//! remember a directory's content for up to a minute but drop it when they see it changed; a look that is stale all the
+//! same only leads to a lost race, never to a won one. Tested on ext4 and tmpfs, and through two FUSE mounts that
+//! remember names for a minute.
+//!
+//! **Not good:** directories that are copied from server to server, file systems without hard links, a local file system
+//! on a disk that two servers mount, object stores, and a volume that this pair mirrors: it would wait for itself.
+//! [`Directory::check`] tries the links, and each node's sign must be seen to change by the other, or the directory is
+//! not the same one on both.
 //!
 //! | file | what it does |
 //! |---|---|
