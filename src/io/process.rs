@@ -1,21 +1,27 @@
 //! Programs run for the daemon: each in a process group of its own, ended with all its members, its output kept short.
 //!
-//! A child dies with the daemon: it asked the kernel to be killed when its parent ends (PR_SET_PDEATHSIG, kernel-notes/0009),
-//! which by the kernel's rule means the thread that spawned it. So programs are spawned on the daemon's main thread only.
-//! What a program itself left running is found by a mark in its environment, however often it forked or whatever session
-//! and group it is in.
+//! ```text
+//! caller ── spawn ──▶ a thread for each program: fork, exec ── ended ──▶ caller ── lets go ──▶ thread reaps, ends
+//! ```
+//! Starting a program reads its file: on a disk that hangs this takes for ever, and then only that thread. The thread lives
+//! as long as its child, because the kernel's promise to kill a child with its parent (PR_SET_PDEATHSIG,
+//! kernel-notes/0009) follows the thread that forked it. A child that ended keeps its id until the caller lets go of it, so
+//! that no signal ever hits a stranger. What a program itself left running is found by a mark in its environment, however
+//! often it forked or whatever session and group it is in.
 
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 /// Bytes of a program's output that are kept: the last ones, where the reason of a failure stands.
@@ -26,6 +32,8 @@ const ASK_BEFORE_MAX: Duration = Duration::from_secs(2);
 const DRAINS_MAX: usize = 512;
 /// Time the rest of the output is waited for when a program has ended.
 const REST_TIME_MAX: Duration = Duration::from_millis(50);
+/// Bytes of the stack of a thread that tends a program.
+const STACK_BYTES: usize = 256 << 10;
 /// Time between two looks whether a group is gone.
 const GROUP_LOOK: Duration = Duration::from_millis(5);
 /// Variable that marks what belongs to a resource.
@@ -58,9 +66,13 @@ pub struct Finished {
 /// A program that runs, with its process group. Dropping it kills the group.
 #[derive(Debug)]
 pub struct Running {
-    child: Child,
-    /// The child's id, which is its group's; `None` when it was waited for.
-    group: Option<i32>,
+    id: i32,
+    /// The program's end, told once.
+    ended: oneshot::Receiver<io::Result<ExitStatus>>,
+    /// Whether its end was told, and the id may belong to another process.
+    let_go: bool,
+    /// Dropped to let its thread reap it.
+    hold: Option<mpsc::Sender<()>>,
     output: Arc<Mutex<Tail>>,
 }
 
@@ -72,8 +84,9 @@ struct Tail {
     ended: bool,
 }
 
-/// Starts a program. On the daemon's main thread, inside its runtime.
-pub fn spawn(program: &Program) -> io::Result<Running> {
+/// Starts a program. Inside a tokio runtime. May take for ever, when the program's disk hangs; a program that starts
+/// after the caller gave up is killed.
+pub async fn spawn(program: &Program) -> io::Result<Running> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new(&program.file);
     command
@@ -98,23 +111,61 @@ pub fn spawn(program: &Program) -> io::Result<Running> {
             Ok(())
         });
     }
-    let child = command.spawn()?;
+    let (tell_started, started) = oneshot::channel();
+    let (tell_ended, ended) = oneshot::channel();
+    let (hold, held) = mpsc::channel();
+    let tend = move || tend(command, tell_started, tell_ended, &held);
+    std::thread::Builder::new().name("program".into()).stack_size(STACK_BYTES).spawn(tend)?;
+    let id = started.await.map_err(|_| io::Error::other("the thread that starts it ended"))??;
+    let output = Arc::new(Mutex::new(Tail::default()));
+    let running = Running { id, ended, let_go: false, hold: Some(hold), output: output.clone() };
+    let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
+    tokio::spawn(read_tail(reader, output));
+    Ok(running)
+}
+
+/// Starts a program, waits for its end, and reaps it when it is let go of.
+fn tend(
+    mut command: Command,
+    started: oneshot::Sender<io::Result<i32>>,
+    ended: oneshot::Sender<io::Result<ExitStatus>>,
+    held: &mpsc::Receiver<()>,
+) {
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return drop(started.send(Err(error))),
+    };
     // The command holds the pipe's writing end.
     drop(command);
-    let output = Arc::new(Mutex::new(Tail::default()));
-    let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-    tokio::spawn(read_tail(reader, output.clone()));
-    let group = child.id().map(|id| id as i32);
-    Ok(Running { child, group, output })
+    let id = child.id() as i32;
+    if started.send(Ok(id)).is_err() {
+        signal_group(id, libc::SIGKILL);
+    }
+    let status = loop {
+        match waitid(Id::Pid(nix::unistd::Pid::from_raw(id)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+            Ok(WaitStatus::Exited(_, code)) => break Ok(ExitStatus::from_raw(code << 8)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => break Ok(ExitStatus::from_raw(signal as i32)),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => break Err(error.into()),
+        }
+    };
+    // Nobody may want to know any more.
+    let _ = ended.send(status);
+    let _ = held.recv();
+    let _ = child.wait();
 }
 
 /// Runs a program to its end, by `deadline` at the latest: shortly before it the program is asked to end, then it is killed
 /// with its process group.
 pub async fn run(program: &Program, deadline: Instant) -> io::Result<Finished> {
     let began = Instant::now();
-    let mut running = spawn(program)?;
     let whole = deadline.saturating_duration_since(began);
     let ask_at = deadline - ASK_BEFORE_MAX.min(whole / 4);
+    let Ok(running) = timeout_at(ask_at, spawn(program)).await else {
+        let output = "(it could not even be started: the disk it is on does not answer)".into();
+        return Ok(Finished { status: None, output });
+    };
+    let mut running = running?;
     if let Ok(status) = timeout_at(ask_at, running.wait()).await {
         let status = Some(status?);
         return Ok(Finished { status, output: running.rest().await });
@@ -127,32 +178,31 @@ pub async fn run(program: &Program, deadline: Instant) -> io::Result<Finished> {
 }
 
 impl Running {
-    /// The process's id; `None` when it has ended and that was noticed.
-    pub fn id(&self) -> Option<u32> {
-        self.child.id()
+    /// The process's id.
+    pub fn id(&self) -> i32 {
+        self.id
     }
 
-    /// Waits for the program's end. What it left running goes on.
+    /// Waits for the program's end, once. What it left running goes on.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
-        let status = self.child.wait().await?;
-        self.group = None;
-        Ok(status)
+        let ended = (&mut self.ended).await.unwrap_or_else(|_| Err(io::Error::other("its end was missed")));
+        self.let_go = true;
+        self.hold = None;
+        ended
     }
 
-    /// Sends a signal to the whole group.
+    /// Sends a signal to the whole group, unless its leader was waited for.
     pub fn signal(&self, signal: i32) {
-        if let Some(group) = self.group {
-            // SAFETY: kill takes no pointers; the group is ours as long as its leader has not been waited for.
-            unsafe { libc::kill(-group, signal) };
+        if !self.let_go {
+            signal_group(self.id, signal);
         }
     }
 
     /// Waits until every member of the group has ended, the leader last.
     pub async fn wait_for_all(&mut self) {
-        let Some(group) = self.group else { return };
-        loop {
-            let others = members(group).into_iter().any(|id| id != group);
-            if !others && is_zombie(group) {
+        while !self.let_go {
+            let others = members(self.id).into_iter().any(|id| id != self.id);
+            if !others && is_zombie(self.id) {
                 let _ = self.wait().await;
                 return;
             }
@@ -164,7 +214,9 @@ impl Running {
     pub async fn kill(&mut self) {
         self.signal(libc::SIGKILL);
         // A process in uninterruptible sleep ends later; it is not waited for.
-        let _ = tokio::time::timeout(REST_TIME_MAX, self.wait()).await;
+        if !self.let_go {
+            let _ = tokio::time::timeout(REST_TIME_MAX, self.wait()).await;
+        }
     }
 
     /// The end of the output so far.
@@ -237,6 +289,11 @@ pub fn signal_marked(mark: &str, signal: i32) -> usize {
         }
     }
     count
+}
+
+fn signal_group(group: i32, signal: i32) {
+    // SAFETY: kill takes no pointers; the caller knows that the group's leader has not been reaped.
+    unsafe { libc::kill(-group, signal) };
 }
 
 /// Kills one process.

@@ -7,3 +7,4 @@ mod dns;
 mod files;
 mod filesystem;
 mod programs;
+mod yardstick;

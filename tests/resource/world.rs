@@ -95,6 +95,11 @@ impl World {
         self.ip(host, &["address", "add", &format!("{}/64", v6(number.into())), "dev", "eth0", "nodad"]);
     }
 
+    /// Name of a host's namespace.
+    pub fn name(&self, host: Host) -> &str {
+        &self.hosts[host]
+    }
+
     /// Runs `ip` with these words in a host's namespace; its output.
     pub fn ip(&self, host: Host, words: &[&str]) -> String {
         ip(&[&["-n", &self.hosts[host]], words].concat())

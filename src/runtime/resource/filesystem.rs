@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Time between two tries to unmount.
 const TRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -20,6 +20,8 @@ const TRY_INTERVAL: Duration = Duration::from_millis(50);
 const LAST_RESORT_BEFORE_MAX: Duration = Duration::from_secs(5);
 /// Mounts on top of each other at one place that are taken off.
 const STACKED_MAX: usize = 8;
+/// Longest time the holders of a mount are looked for.
+const HOLDERS_TIME_MAX: Duration = Duration::from_secs(1);
 /// Holders named in a message; the others are counted.
 const NAMED_MAX: usize = 6;
 
@@ -158,7 +160,7 @@ impl FileSystem {
                 format!("unmount it there: `umount {}`", other.at.display()),
             ));
         }
-        self.right_kind()?;
+        self.right_kind(deadline).await?;
         self.make_mount_point()?;
         self.checked(deadline).await?;
         self.mount(deadline).await?;
@@ -197,7 +199,7 @@ impl FileSystem {
             }
             sleep(TRY_INTERVAL).await;
         }
-        let holders = mounts::holders(mount);
+        let holders = holders(mount).await;
         let words = format!("{} was still busy: {}", mount.at.display(), show(&holders));
         let option = match self.config.when_busy {
             WhenBusy::Fail => return Err(self.busy(&mount.at, &holders)),
@@ -225,7 +227,7 @@ impl FileSystem {
             if self.umount(&[], deadline).await?.is_ok() {
                 return Ok(());
             }
-            let holders = mounts::holders(mount);
+            let holders = holders(mount).await;
             if Instant::now() + TRY_INTERVAL >= deadline {
                 return Err(self.busy(&mount.at, &holders));
             }
@@ -309,9 +311,12 @@ impl FileSystem {
         )
     }
 
-    fn right_kind(&self) -> Result<(), Trouble> {
+    async fn right_kind(&self, deadline: Instant) -> Result<(), Trouble> {
         let config = &self.config;
-        let found = mounts::kind_of(&config.device).map_err(|error| {
+        let device = config.device.clone();
+        // Reading it may take for ever: the volume may hold its requests.
+        let looked = away(deadline, move || mounts::kind_of(&device)).await;
+        let found = looked.unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into())).map_err(|error| {
             let reason = format!("{} can't be read: {error}", config.device.display());
             Trouble::environment(self.name(), reason, "see whether its volume is primary and serves here")
         })?;
@@ -433,7 +438,10 @@ impl FileSystem {
             Some(status) if status.success() => Ok(Ok(())),
             Some(_) => Ok(Err(output)),
             None => {
-                let holders = self.mounted()?.map(|mount| mounts::holders(&mount)).unwrap_or_default();
+                let holders = match self.mounted()? {
+                    Some(mount) => holders(&mount).await,
+                    None => Vec::new(),
+                };
                 let reason = format!(
                     "unmounting {} hangs: what is not written yet does not reach the volume ({})",
                     self.config.mount_point.display(),
@@ -500,6 +508,20 @@ impl Resource for FileSystem {
 
     fn status<'a>(&'a self, _: Instant) -> Answer<'a, Status> {
         Box::pin(async { self.status_now() })
+    }
+}
+
+/// Who keeps a mount busy. Looking may hang where a disk or a server does; then nobody is named.
+async fn holders(mount: &Mount) -> Vec<Holder> {
+    let mount = mount.clone();
+    away(Instant::now() + HOLDERS_TIME_MAX, move || mounts::holders(&mount)).await.unwrap_or_default()
+}
+
+/// Does something that may hang away from the daemon's main thread; `None` when it is not done in time.
+async fn away<T: Send + 'static>(deadline: Instant, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match timeout_at(deadline, tokio::task::spawn_blocking(work)).await {
+        Ok(done) => Some(done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))),
+        Err(_) => None,
     }
 }
 

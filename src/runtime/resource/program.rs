@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// Words of one command: more are a mistake, and a script can take a file.
 const WORDS_MAX: usize = 64;
@@ -27,8 +27,20 @@ pub(super) fn program(command: &[String], resource: &str, context: &Context, ver
     }
 }
 
-/// Whether a command can be run on this server at all.
-pub(super) fn check(thing: &str, command: &[String]) -> Result<(), Trouble> {
+/// Whether a command can be run on this server at all. Its file may be on a disk that hangs: that ends by the deadline.
+pub(super) async fn check_by(thing: &str, command: &[String], deadline: Instant) -> Result<(), Trouble> {
+    let (name, words) = (thing.to_string(), command.to_vec());
+    let checked = tokio::task::spawn_blocking(move || check(&name, &words));
+    match timeout_at(deadline, checked).await {
+        Ok(checked) => checked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+        Err(_) => {
+            let reason = "its program could not be looked at in its time: the disk it is on does not answer";
+            Err(Trouble::transient(thing, reason, "see whether its volume serves"))
+        }
+    }
+}
+
+fn check(thing: &str, command: &[String]) -> Result<(), Trouble> {
     let Some(file) = command.first() else {
         return Err(Trouble::config(thing, "the command is empty", "write the program and its arguments as a list"));
     };

@@ -52,14 +52,14 @@ impl Script {
         [(Verb::Start, &config.start), (Verb::Stop, &config.stop), (Verb::Monitor, &config.monitor)]
     }
 
-    fn check_now(&self) -> Result<(), Trouble> {
+    async fn check_now(&self, deadline: Instant) -> Result<(), Trouble> {
         if self.commands().iter().all(|(_, command)| command.is_none()) {
             let reason = "it has neither a start, a stop nor a monitor program";
             return Err(Trouble::config(&self.config.name, reason, "write at least one"));
         }
         for (verb, command) in self.commands() {
             if let Some(command) = command {
-                program::check(&format!("{} ({verb})", self.config.name), command)?;
+                program::check_by(&format!("{} ({verb})", self.config.name), command, deadline).await?;
             }
         }
         Ok(())
@@ -70,7 +70,7 @@ impl Script {
         let Some(command) = command else { return Ok(()) };
         let thing = format!("{} ({verb})", self.config.name);
         // Looked at again: it may have vanished since the check.
-        program::check(&thing, command)?;
+        program::check_by(&thing, command, deadline).await?;
         program::run(&thing, &program::program(command, &self.config.name, context, verb), deadline).await
     }
 
@@ -97,8 +97,8 @@ impl Resource for Script {
         &self.config.name
     }
 
-    fn check<'a>(&'a self, _: &'a Context, _: Instant) -> Answer<'a> {
-        Box::pin(async { self.check_now() })
+    fn check<'a>(&'a self, _: &'a Context, deadline: Instant) -> Answer<'a> {
+        Box::pin(self.check_now(deadline))
     }
 
     fn start<'a>(&'a self, context: &'a Context, deadline: Instant) -> Answer<'a> {

@@ -61,7 +61,8 @@ pub enum OnDuplicate {
     /// Don't claim it: the start fails.
     #[default]
     Refuse,
-    /// Claim it all the same, with an alarm: for modes in which an arbiter or fencing has proven that nobody else owns it.
+    /// Claim it all the same, at once, with an alarm when somebody answers: for modes in which an arbiter or fencing has
+    /// proven that nobody else owns it.
     Claim,
 }
 

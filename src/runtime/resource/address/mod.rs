@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! start   place it ─▶ link up ─▶ anybody there? ─▶ add ─▶ announce ─▶ watch ──────────────┐
+//!         (with `on_duplicate = "claim"` that is asked afterwards: the claim takes 2 ms)    │
 //! watch   kernel's notices, looks now and then: present? link? put back, bring up  ◀──────┤
 //!         every refresh: announce again; after a repair: a burst                          │
 //!         claims of others heard: alarm, and defend                                       │
@@ -111,12 +112,20 @@ impl FloatingAddress {
         let (interfaces, addresses) = shared.look(&network).await?;
         let spot = choose(&shared.config, &interfaces, &addresses)?;
         let spot = shared.link_up(&network, spot).await?;
-        shared.nobody_else(&spot, &interfaces).await?;
+        let proven = shared.config.on_duplicate == OnDuplicate::Claim;
+        if !proven {
+            shared.nobody_else(&spot, &interfaces).await?;
+        }
         let air = Air::open(&spot.interface, shared.config.address);
         let air = air.map_err(|error| shared.on_interface(&spot, "opening a raw socket", &error))?;
         shared.put(&network, &spot).await?;
         air.announce().await.map_err(|error| shared.on_interface(&spot, "announcing the address", &error))?;
-        *self.watch.borrow_mut() = Some(Watch::begin(shared.clone(), network, changes, air, spot));
+        let mut watch = Watch::begin(shared.clone(), network, changes, air, spot.clone());
+        if proven {
+            // The claim does not wait for what can't change it; whoever answers all the same is an alarm.
+            watch.also(shared.clone(), spot, interfaces);
+        }
+        *self.watch.borrow_mut() = Some(watch);
         Ok(())
     }
 

@@ -20,6 +20,8 @@ const REPAIR_PAUSE: Duration = Duration::from_millis(50);
 /// The tasks that watch an address. Dropping it ends them.
 pub(super) struct Watch {
     tasks: [JoinHandle<()>; 2],
+    /// Asks, after the claim, whether anybody else has the address.
+    asking: Option<JoinHandle<()>>,
 }
 
 impl Watch {
@@ -43,7 +45,16 @@ impl Watch {
         };
         let keep = tokio::task::spawn_local(keeper.run(changes));
         let reach = tokio::task::spawn_local(keep_asking(shared, place));
-        Watch { tasks: [keep, reach] }
+        Watch { tasks: [keep, reach], asking: None }
+    }
+
+    /// Also asks, once, whether anybody else has the address.
+    pub(super) fn also(&mut self, shared: Rc<Shared>, spot: Spot, interfaces: Vec<Interface>) {
+        self.asking = Some(tokio::task::spawn_local(async move {
+            if let Err(trouble) = shared.nobody_else(&spot, &interfaces).await {
+                shared.tell(What::Alarm(trouble.to_string()));
+            }
+        }));
     }
 
     /// Whether it still watches.
@@ -54,7 +65,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.iter().chain(&self.asking) {
             task.abort();
         }
     }

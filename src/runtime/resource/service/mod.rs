@@ -129,11 +129,11 @@ impl Service {
 
     async fn check_now(&self, deadline: Instant) -> Result<(), Trouble> {
         if let Some(command) = &self.config.monitor {
-            program::check(&format!("{} (monitor)", self.config.name), command)?;
+            program::check_by(&format!("{} (monitor)", self.config.name), command, deadline).await?;
         }
         match &self.kind {
             Kind::Unit(unit) => unit.check(deadline).await,
-            Kind::Own(own) => own.check(),
+            Kind::Own(own) => own.check(deadline).await,
             Kind::Unclear => Err(self.unclear()),
         }
     }

@@ -37,7 +37,7 @@ struct Shared {
 #[derive(Clone)]
 enum Seen {
     Stopped,
-    Running { id: u32, restarts: u32 },
+    Running { id: i32, restarts: u32 },
     Restarting { reason: String },
     GivenUp(Trouble),
 }
@@ -55,8 +55,8 @@ impl Own {
         Own { shared: Rc::new(shared), keeper: RefCell::new(None) }
     }
 
-    pub(super) fn check(&self) -> Result<(), Trouble> {
-        program::check(&self.shared.config.name, &self.shared.command)
+    pub(super) async fn check(&self, deadline: Instant) -> Result<(), Trouble> {
+        program::check_by(&self.shared.config.name, &self.shared.command, deadline).await
     }
 
     pub(super) async fn start(&self, context: &Context, deadline: Instant) -> Result<(), Trouble> {
@@ -65,11 +65,11 @@ impl Own {
         }
         // What has been given up is started anew, with a new count.
         self.keeper.borrow_mut().take();
-        self.check()?;
         let shared = self.shared.clone();
+        program::check_by(&shared.config.name, &shared.command, deadline).await?;
         let what = program::program(&shared.command, &shared.config.name, context, Verb::Start);
         shared.end_leftovers(&what, Instant::now() + VANISH_TIME_MAX).await?;
-        let mut running = shared.spawn(&what, 0)?;
+        let mut running = timeout_at(deadline, shared.spawn(&what, 0)).await.unwrap_or_else(|_| Err(shared.late()))?;
         let settled = (Instant::now() + shared.config.settle).min(deadline);
         if let Ok(ended) = timeout_at(settled, running.wait()).await {
             *shared.seen.borrow_mut() = Seen::Stopped;
@@ -125,10 +125,15 @@ impl Own {
 }
 
 impl Shared {
-    fn spawn(&self, what: &Program, restarts: u32) -> Result<Running, Trouble> {
-        let running = process::spawn(what).map_err(|error| unstarted(&self.config.name, what, &error))?;
-        *self.seen.borrow_mut() = Seen::Running { id: running.id().unwrap_or(0), restarts };
+    async fn spawn(&self, what: &Program, restarts: u32) -> Result<Running, Trouble> {
+        let running = process::spawn(what).await.map_err(|error| unstarted(&self.config.name, what, &error))?;
+        *self.seen.borrow_mut() = Seen::Running { id: running.id(), restarts };
         Ok(running)
+    }
+
+    fn late(&self) -> Trouble {
+        let reason = "it could not be started in its time: the disk it is on does not answer";
+        Trouble::transient(&self.config.name, reason, "see whether its volume serves, or give it a longer time")
     }
 
     /// Keeps the program running until it is told to stop.
@@ -152,16 +157,20 @@ impl Shared {
                     self.give_up(&reason);
                     return;
                 };
-                tokio::select! {
-                    () = sleep(self.config.restart_pause) => {}
+                let again = async {
+                    sleep(self.config.restart_pause).await;
+                    // What the ended one forked would keep the new one from its port or its files.
+                    self.end_leftovers(&what, Instant::now() + VANISH_TIME_MAX).await?;
+                    self.spawn(&what, count).await
+                };
+                let again = tokio::select! {
+                    again = again => again,
                     _ = &mut stopped => {
                         *self.seen.borrow_mut() = Seen::Stopped;
                         return;
                     }
-                }
-                // What the ended one forked would keep the new one from its port or its files.
-                let cleared = self.end_leftovers(&what, Instant::now() + VANISH_TIME_MAX).await;
-                match cleared.and_then(|()| self.spawn(&what, count)) {
+                };
+                match again {
                     Ok(running) => {
                         let words = format!("{reason}; restarted, {count} of {}", self.config.restarts_max);
                         self.tell(What::Repaired(words));
