@@ -111,7 +111,7 @@ pub struct Identity {
     pub seed: u64,
 }
 
-/// The group's volumes on this node, taken together: the worst of each.
+/// The group's volumes on this node, taken together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MirrorFacts {
     /// Their role.
