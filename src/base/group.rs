@@ -227,6 +227,8 @@ pub struct Memory {
     pub wish: Wish,
     /// An operator took this node out.
     pub deactivated: bool,
+    /// Highest epoch heard of, from whomever.
+    pub epoch: Epoch,
     /// Highest epoch of a record seen at the arbiter: one below it went back in time.
     pub arbiter_epoch: Epoch,
     /// This node owned the group last, as far as it knows.

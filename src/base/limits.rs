@@ -152,6 +152,10 @@ pub const STEP_GRACE: Duration = Duration::from_secs(2);
 pub const ARBITER_FRESH: Duration = Duration::from_secs(1);
 /// Rounds in which one input may change a group's state; more would be two decisions that undo each other.
 pub const GROUP_DECISIONS_MAX: usize = 32;
+/// Time a rehearsal of a loss looks ahead: longer than any delay before a group moves, by default.
+pub const EXPLAIN_TIME: Duration = Duration::from_secs(180);
+/// Inputs of one rehearsal: heartbeats on every path for its whole time, and more.
+pub const EXPLAIN_INPUTS_MAX: usize = 100_000;
 /// Heartbeats in a row, with none of the known life between them, by which another life of the peer is believed at once.
 pub const HEARTBEATS_TO_INSIST: u32 = 5;
 

@@ -141,7 +141,7 @@ impl Failover {
             random: identity.seed,
             now,
             began: now,
-            state: State::new(mirror.seen_epoch.max(memory.arbiter_epoch), memory.reason),
+            state: State::new(mirror.seen_epoch.max(memory.arbiter_epoch).max(memory.epoch), memory.reason),
             detector: Detector::new(&settings, now),
             permit: Permit::default(),
             promises: Promises::new(&settings, now, rules),
@@ -426,6 +426,7 @@ impl Failover {
 
     fn remember(&mut self, out: &mut Vec<Effect>) {
         let memory = Memory {
+            epoch: self.state.epoch,
             arbiter_epoch: self.register.floor(),
             owned: self.state.owns(),
             reason: self.state.reason,

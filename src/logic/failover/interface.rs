@@ -134,7 +134,7 @@ pub struct MirrorFacts {
     pub wants_peer_only: bool,
     /// The peer's copy is known to be older, durably.
     pub peer_outdated: bool,
-    /// What this node still knows of the time it was last in sync.
+    /// What this node still knows of the time it was last in sync, or alone; nothing (`Rebooted`) if it never was.
     pub memory: Continuity,
     /// The metadata was damaged.
     pub suspect: bool,
@@ -151,16 +151,18 @@ pub struct MirrorFacts {
 /// What the core orders of every volume of the group. Answered when all have done it, or when one has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MirrorOrder {
-    /// Primary: end the session, let local writes end, flush; go on holding.
+    /// Primary: end the session, let local writes end, flush. From here on nothing is acknowledged, whatever a new session
+    /// with the peer may bring, until [`MirrorOrder::OpenSolo`] or [`MirrorOrder::CloseDoor`].
     PrepareSolo,
-    /// The peer is back before anybody was excluded: forget [`MirrorOrder::PrepareSolo`].
+    /// Forget [`MirrorOrder::PrepareSolo`] or [`MirrorOrder::PrepareTakeover`]: the peer is back, nobody was excluded.
     CloseDoor,
     /// Begin a generation, call the peer outdated, durably; then acknowledge alone.
     OpenSolo {
         /// The epoch.
         epoch: Epoch,
     },
-    /// Secondary: end the session, let what was received reach the disk, flush.
+    /// Secondary: end the session, let what was received reach the disk, flush. No new session is begun until
+    /// [`MirrorOrder::Promote`] or [`MirrorOrder::CloseDoor`].
     PrepareTakeover,
     /// Become primary, durably.
     Promote {

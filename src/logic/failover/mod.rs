@@ -27,6 +27,8 @@ mod takeover;
 mod talk;
 mod view;
 
+pub mod explain;
+
 pub use self::core::Failover;
 pub use self::mutation::Mutation;
 pub use self::view::{ArbiterView, GroupView, PeerView};

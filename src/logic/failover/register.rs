@@ -168,6 +168,18 @@ impl Register {
         self.known.and_then(|(found, _)| found).map(|found| found.record)
     }
 
+    /// The record and where it stands, as last seen.
+    pub fn standing(&self) -> Option<Versioned> {
+        self.known.and_then(|(found, _)| found)
+    }
+
+    /// The same knowledge in the hands of another node, with nothing under way.
+    pub fn belongs_to(&mut self, node: NodeId) {
+        self.node = node;
+        self.contest = None;
+        self.call = None;
+    }
+
     /// This node is owner no more, or becomes it by another's word: what it knew of the record may be long past.
     pub fn forget(&mut self) {
         self.known = None;

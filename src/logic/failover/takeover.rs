@@ -65,10 +65,13 @@ impl Failover {
     /// Back to standby; nothing was changed.
     pub(super) fn abort_takeover(&mut self, out: &mut Vec<Effect>) {
         self.register.drop_unless_bound(|purpose| matches!(purpose, Purpose::Takeover | Purpose::Claim(_)));
-        self.job = None;
+        let prepared = matches!(self.state.phase, Phase::TakingOver { way: Way::Takeover | Way::Forced, .. });
         self.retry_at = self.now + self.settings.retry_interval;
         self.become_phase(Phase::Standby);
         self.end_episode(false, out);
+        if prepared {
+            self.order(MirrorOrder::CloseDoor, out);
+        }
         self.answer_waiting(false, "the other node is there and did not agree", out);
     }
 
@@ -117,6 +120,7 @@ impl Failover {
             self.state.failed = Some(self.failure());
             self.become_phase(Phase::Standby);
             self.end_episode(false, out);
+            self.order(MirrorOrder::CloseDoor, out);
             return;
         }
         self.stage(Stage::Volume);

@@ -14,6 +14,7 @@ use crate::base::heartbeat::{Answer, Ask, Heartbeat, Question, VolumeWord};
 use crate::base::limits::HEARTBEAT_PATHS_MAX;
 use crate::base::state::DiskState;
 use crate::base::time::Moment;
+use crate::wire::message::Continuity;
 use std::time::Duration;
 
 /// What is being said.
@@ -129,7 +130,7 @@ impl Failover {
         }
     }
 
-    fn next_heartbeat(&mut self) -> Heartbeat {
+    pub(super) fn next_heartbeat(&mut self) -> Heartbeat {
         self.talk.sequence += 1;
         let (state, reason) = self.node_state();
         let idle = matches!(self.state.phase, Phase::Standby | Phase::Starting);
@@ -321,7 +322,9 @@ impl Failover {
         let idle = self.state.phase == Phase::Standby && !self.register.binds() && self.job.is_none();
         let free = idle && self.plan.is_down();
         let fit = self.is_copy_good() && self.state.failed.is_none() && !self.memory.deactivated && !self.stopping;
-        let named = insync.contains(self.settings.node);
+        // The owner means the life of this daemon that it was in sync with: a later one may have lost what that one held.
+        let meant = self.mirror.memory == Continuity::SameProcess;
+        let named = insync.contains(self.settings.node) && meant;
         if !(free && fit && named && epoch >= self.state.epoch) || self.memory.wish.stopped {
             return false;
         }
