@@ -71,7 +71,10 @@ impl World {
         let awake = self.nodes.iter().all(Node::is_awake);
         let free = self.nodes.iter().all(|node| {
             node.process.as_ref().is_some_and(|process| {
-                process.mirror.session.is_none() && !process.mirror.quiescing && !process.mirror.failed
+                process.mirror.session.is_none()
+                    && !process.mirror.quiescing
+                    && !process.mirror.prepared
+                    && !process.mirror.failed
             })
         });
         if !awake || !free || self.link_cut {
@@ -195,7 +198,10 @@ impl World {
                 self.mirror(node).expect("alive").holding = true;
                 self.end_session(node);
             }
-            MirrorOrder::PrepareTakeover => self.end_session(node),
+            MirrorOrder::PrepareTakeover => {
+                self.mirror(node).expect("alive").prepared = true;
+                self.end_session(node);
+            }
             MirrorOrder::Outdate => {
                 self.end_session(node);
                 if self.nodes[node].disk.state == DiskState::UpToDate {
@@ -208,7 +214,7 @@ impl World {
                 mirror.role = Role::Secondary;
                 mirror.alone = false;
                 mirror.quiescing = false;
-                mirror.holding = false;
+                (mirror.holding, mirror.prepared) = (false, false);
                 mirror.pending.clear();
                 self.end_session(node);
             }
@@ -243,13 +249,14 @@ impl World {
             self.nodes[1 - at].process.as_ref().is_some_and(|process| process.mirror.role == Role::Secondary);
         if broken && !matches!(order, MirrorOrder::Demote | MirrorOrder::CloseDoor) {
             let mirror = self.mirror(at).expect("awake");
-            (mirror.quiescing, mirror.holding) = (false, false);
+            (mirror.quiescing, mirror.holding, mirror.prepared) = (false, false, false);
             return Err("the disk failed".into());
         }
         match order {
             MirrorOrder::PrepareSolo | MirrorOrder::PrepareTakeover => self.nodes[at].disk.flush(),
             MirrorOrder::CloseDoor => {
-                self.mirror(at).expect("awake").holding = false;
+                let mirror = self.mirror(at).expect("awake");
+                (mirror.holding, mirror.prepared) = (false, false);
                 self.acknowledge(at);
             }
             MirrorOrder::AllowPeerOnly | MirrorOrder::Demote | MirrorOrder::Outdate => {}
@@ -262,7 +269,7 @@ impl World {
                 self.acknowledge(at);
             }
             MirrorOrder::Promote { epoch, way, cache_epoch } => {
-                if way == Way::Claim && !(self.shares_session(at) && peer_secondary) {
+                if way == Way::Claim && !(self.shares_session(at) && peer_secondary && self.data_counts(at)) {
                     return Err("the other node did not agree".into());
                 }
                 self.promote(at, epoch, way, cache_epoch, nonce);
@@ -292,6 +299,7 @@ impl World {
         let boot = self.nodes[at].boot;
         let process = self.nodes[at].process.as_mut().expect("awake");
         process.mirror.role = Role::Primary;
+        process.mirror.prepared = false;
         process.mirror.alone = alone;
         let incarnation = process.incarnation;
         let disk = &mut self.nodes[at].disk;
@@ -331,7 +339,13 @@ impl World {
         self.nodes[1 - node].is_awake() && session(node).is_some() && session(0) == session(1) && !self.link_cut
     }
 
-    /// The same, of a session whose ends are in sync.
+    /// Whether this node is in sync, or a resync's source.
+    fn data_counts(&self, node: usize) -> bool {
+        let session = self.nodes[node].process.as_ref().and_then(|process| process.mirror.session.as_ref());
+        session.is_some_and(|session| session.joined || session.source)
+    }
+
+    /// Whether the session's other end is there, and both are in sync.
     pub fn is_heard(&self, node: usize) -> bool {
         let joined = |node: &Node| node.process.as_ref().is_some_and(|process| process.mirror.is_joined());
         self.shares_session(node) && self.nodes.iter().all(joined)

@@ -91,6 +91,8 @@ pub struct Mirror {
     pub quiescing: bool,
     /// On its way to go on alone: nothing is acknowledged.
     pub holding: bool,
+    /// On its way to take over: no session is begun.
+    pub prepared: bool,
     pub failed: bool,
     /// Written here, not acknowledged.
     pub pending: Vec<u32>,
@@ -117,7 +119,6 @@ impl Disk {
         match self.join {
             Some((life, _)) if life == incarnation => Continuity::SameProcess,
             Some((_, same)) if same == boot => Continuity::SameBoot,
-            None => Continuity::SameProcess,
             _ => Continuity::Rebooted,
         }
     }
@@ -143,6 +144,7 @@ impl Mirror {
             alone: false,
             quiescing: false,
             holding: false,
+            prepared: false,
             failed: false,
             pending: Vec::new(),
             confirmed: Writes::default(),

@@ -8,6 +8,7 @@ use twinblock::base::command::CommandOutcome;
 use twinblock::base::group::{FailoverMode, NodeState, Reason, StepVerb};
 use twinblock::base::ids::NodeId;
 use twinblock::base::state::Role;
+use twinblock::logic::failover::explain::{Explanation, Loss};
 use twinblock::logic::failover::interface::{Change, Input, Note, Verb, Way};
 use twinblock::logic::failover::state::{DoorStep, Phase};
 
@@ -690,6 +691,47 @@ fn a_disabled_group_changes_nothing_by_itself() {
     story.world.start(ALPHA);
     story.wait(seconds(30), "settled", World::is_settled);
     story.ask(BETA, Verb::Enable).unwrap();
+}
+
+// --- rehearsals
+
+fn explain(story: &Story, node: usize, loss: Loss) -> Explanation {
+    story.world.nodes[node].process.as_ref().expect("its daemon runs").core.explain(loss)
+}
+
+/// What is foretold comes true: who serves, and about when.
+#[test]
+fn an_explanation_comes_true() {
+    for (asked, loss) in [(BETA, Loss::Peer), (ALPHA, Loss::ThisServer)] {
+        let mut story = pair(FailoverMode::Arbiter);
+        let foretold = explain(&story, asked, loss);
+        assert_eq!(foretold.serves, Some(NodeId(1)), "{foretold:?}");
+        let began = story.world.now;
+        story.world.crash(ALPHA, true);
+        story.wait(seconds(5), "serving", |world| world.serving() == Some(BETA));
+        let took = story.world.now.since(began);
+        assert!(took.abs_diff(foretold.interrupted) < ms(400), "{took:?} {:?}", foretold.interrupted);
+    }
+}
+
+#[test]
+fn an_explanation_names_what_is_in_the_way() {
+    let mut story = pair(FailoverMode::Arbiter);
+    assert_eq!(explain(&story, ALPHA, Loss::Path(0)).serves, Some(NodeId(0)));
+    assert_eq!(explain(&story, ALPHA, Loss::Arbiter).serves, Some(NodeId(0)));
+    assert_eq!(explain(&story, ALPHA, Loss::Network).serves, Some(NodeId(0)));
+    let moved = explain(&story, ALPHA, Loss::Resource(2));
+    assert_eq!(moved.serves, Some(NodeId(1)), "{moved:?}");
+    let link = explain(&story, ALPHA, Loss::Link);
+    assert_eq!(link.serves, Some(NodeId(0)), "{link:?}");
+    assert!(link.timeline.iter().any(|(_, note)| matches!(note, Note::Alone { rule: "outdated-by-consent" })));
+    story.world.arbiter.away = [true; 2];
+    story.pass(seconds(12));
+    let blocked = explain(&story, BETA, Loss::Peer);
+    assert_eq!(blocked.serves, None);
+    assert_eq!(blocked.why.as_deref(), Some("the arbiter does not answer"));
+    let manual = pair(FailoverMode::Manual);
+    assert_eq!(explain(&manual, BETA, Loss::Peer).why.as_deref(), Some("mode manual: an operator decides"));
 }
 
 // --- the arbiter restored from a backup
