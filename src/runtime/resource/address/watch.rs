@@ -1,6 +1,6 @@
 //! Watches a claimed address until it is dropped: presence, link, other hosts' claims, reachability, announcements.
 
-use super::{Shared, Spot};
+use super::{AddressTimers, Shared, Spot};
 use crate::io::address::announce::Announcer;
 use crate::io::address::listen::Listener;
 use crate::io::address::netlink::{Change, Changes, Network};
@@ -11,6 +11,7 @@ use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::watch as value;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -29,21 +30,25 @@ impl Watch {
     pub(super) fn begin(shared: Rc<Shared>, network: Network, changes: Changes, air: Air, spot: Spot) -> Watch {
         let place = Rc::new(RefCell::new(spot));
         let now = Instant::now();
+        // Before they are looked at, so that no replacement is missed.
+        let timers = shared.timers.subscribe();
+        // The claim itself announced once.
+        let burst_left = shared.timers.borrow().announce_count.saturating_sub(1);
         let keeper = Keeper {
             shared: shared.clone(),
             network,
             place: place.clone(),
             air: Some(air),
             own_macs: Vec::new(),
-            burst_left: shared.timers.borrow().announce_count.saturating_sub(1),
-            announce_at: now + shared.timers.borrow().announce_interval,
+            burst_left,
+            announce_at: next_announcement(&shared.timers.borrow(), burst_left, now),
             look_at: now,
             looked: now,
             failing_since: None,
             failing: false,
             alarmed: None,
         };
-        let keep = tokio::task::spawn_local(keeper.run(changes));
+        let keep = tokio::task::spawn_local(keeper.run(changes, timers));
         let reach = tokio::task::spawn_local(keep_asking(shared, place));
         Watch { tasks: [keep, reach], asking: None }
     }
@@ -115,8 +120,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, mut changes: Changes) {
-        let mut timers = self.shared.timers.subscribe();
+    async fn run(mut self, mut changes: Changes, mut timers: value::Receiver<AddressTimers>) {
         loop {
             let heard = async {
                 match &self.air {
@@ -170,8 +174,8 @@ impl Keeper {
         let timers = self.shared.timers.borrow();
         let now = Instant::now();
         self.look_at = self.look_at.min(now + timers.look_interval);
-        let next = if self.burst_left > 0 { timers.announce_interval } else { timers.announce_refresh };
-        self.announce_at = if next.is_zero() { far(now) } else { self.announce_at.min(now + next) };
+        let next = next_announcement(&timers, self.burst_left, now);
+        self.announce_at = if timers.announce_refresh.is_zero() { next } else { self.announce_at.min(next) };
     }
 
     /// Looks, repairs, and tells when something began or ceased to fail.
@@ -233,9 +237,7 @@ impl Keeper {
             self.look_soon();
         }
         self.burst_left = self.burst_left.saturating_sub(1);
-        let timers = self.shared.timers.borrow();
-        let next = if self.burst_left > 0 { timers.announce_interval } else { timers.announce_refresh };
-        self.announce_at = if next.is_zero() { far(now) } else { now + next };
+        self.announce_at = next_announcement(&self.shared.timers.borrow(), self.burst_left, now);
     }
 
     /// Somebody spoke for an address.
@@ -282,7 +284,12 @@ async fn keep_asking(shared: Rc<Shared>, place: Rc<RefCell<Spot>>) {
     }
 }
 
-/// So late that it never comes.
-fn far(now: Instant) -> Instant {
-    now + Duration::from_secs(365 * 24 * 3600)
+/// When the announcement after one at `now` is due: the next of a burst, or the refresh. Without a refresh it is so late
+/// that it never comes.
+fn next_announcement(timers: &AddressTimers, burst_left: u32, now: Instant) -> Instant {
+    match (burst_left, timers.announce_refresh) {
+        (1.., _) => now + timers.announce_interval,
+        (0, Duration::ZERO) => now + Duration::from_secs(365 * 24 * 3600),
+        (0, refresh) => now + refresh,
+    }
 }
