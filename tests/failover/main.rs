@@ -17,6 +17,7 @@ mod nemesis;
 mod node;
 mod run;
 mod scenarios;
+mod stories;
 mod world;
 
 use config::Config;

@@ -9,7 +9,7 @@ use twinblock::base::group::FailoverMode;
 use twinblock::logic::failover::Mutation;
 
 /// Rules whose counterexample takes a meeting of faults too rare for a swarm, or of faults whose harm is not ours to prevent
-/// (a restored arbiter, a clock that stood still): `scenarios` has the story of each, with and without the rule.
+/// (a restored arbiter, a clock that stood still): `stories` has the story of each, with and without the rule.
 const WITH_STORIES: [Mutation; 3] =
     [Mutation::RecordWentBack, Mutation::PromiseInContest, Mutation::HigherEpochIgnored];
 

@@ -2,6 +2,7 @@
 
 use super::config::Fault;
 use super::world::{Event, World, ms};
+use std::time::Duration;
 use twinblock::base::group::StepVerb;
 use twinblock::logic::failover::interface::{Input, Verb};
 
@@ -105,6 +106,14 @@ impl World {
                 }
                 Heal::Disk(node)
             }
+            other => return self.fault_of_service(other, node, span),
+        };
+        self.after(span, Event::Heal(heal));
+    }
+
+    /// What goes wrong with resources and with people.
+    fn fault_of_service(&mut self, fault: Fault, node: usize, span: Duration) {
+        let heal = match fault {
             Fault::StepFails => {
                 self.step_fails[node] = Some(self.some_step());
                 Heal::Step(node)
@@ -142,6 +151,7 @@ impl World {
                 self.input(node, Input::Stop);
                 Heal::Start(node)
             }
+            network => unreachable!("{network:?} is handled before"),
         };
         self.after(span, Event::Heal(heal));
     }
