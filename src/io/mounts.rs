@@ -83,8 +83,8 @@ pub struct Holder {
 }
 
 /// Who keeps a mount busy: processes with an open file, a working directory, a root, a program or a mapping on it; mounts
-/// below it; loop devices over its files; processes in other mount namespaces that have it mounted, too. Best effort: what
-/// may not be looked at is not found.
+/// below it; loop devices over its files; other mount namespaces in which it is mounted, too. Best effort: what may not be
+/// looked at is not found.
 pub fn holders(mount: &Mount) -> Vec<Holder> {
     let mut found = BTreeSet::new();
     let below = mounts().unwrap_or_default().into_iter().filter(|other| other.at != mount.at);
@@ -98,24 +98,36 @@ pub fn holders(mount: &Mount) -> Vec<Holder> {
             found.insert(Holder { process: None, words });
         }
     }
-    let own_namespace = fs::read_link("/proc/self/ns/mnt").ok();
-    let mut namespaces = BTreeSet::new();
     for id in process::processes() {
         if let Some(by) = use_of(id, mount.device) {
             let words = format!("{} {by}", process::describe(id));
             found.insert(Holder { process: Some(id), words });
         }
-        let namespace = fs::read_link(format!("/proc/{id}/ns/mnt")).ok();
-        if let Some(namespace) = namespace.filter(|namespace| Some(namespace) != own_namespace.as_ref())
-            && namespaces.insert(namespace)
-            && fs::read_to_string(format!("/proc/{id}/mountinfo"))
-                .is_ok_and(|text| text.lines().filter_map(self::mount).any(|other| other.device == mount.device))
-        {
-            let words = format!("{} has it in a mount namespace of its own", process::describe(id));
-            found.insert(Holder { process: Some(id), words });
-        }
+    }
+    if found.is_empty() {
+        found.extend(other_namespaces(mount));
     }
     found.into_iter().collect()
+}
+
+/// One process of each other mount namespace in which the file system is mounted, too. Most of these follow an unmount here
+/// (services with a private /tmp have such namespaces), so they only count when nobody else is found, and are no process to
+/// be ended.
+fn other_namespaces(mount: &Mount) -> Vec<Holder> {
+    let mut namespaces: BTreeSet<PathBuf> = fs::read_link("/proc/self/ns/mnt").into_iter().collect();
+    let mut found = Vec::new();
+    for id in process::processes() {
+        let Ok(namespace) = fs::read_link(format!("/proc/{id}/ns/mnt")) else { continue };
+        if !namespaces.insert(namespace) {
+            continue;
+        }
+        let theirs = fs::read_to_string(format!("/proc/{id}/mountinfo")).unwrap_or_default();
+        if theirs.lines().filter_map(self::mount).any(|other| other.device == mount.device) {
+            let words = format!("it is also mounted in the namespace of {}", process::describe(id));
+            found.push(Holder { process: None, words });
+        }
+    }
+    found
 }
 
 /// By what a process uses a file system.

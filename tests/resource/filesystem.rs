@@ -213,6 +213,27 @@ fn what_stays_busy_is_killed_or_unmounted_lazily_as_configured() {
 }
 
 #[test]
+fn who_only_sees_it_in_a_namespace_of_its_own_is_not_killed() {
+    or_skip!(missing("ext4"));
+    let disk = Disk::new("ext4");
+    on_daemon(async || {
+        let (sender, mut told) = Told::channel();
+        let data = FileSystem::new(FileSystemConfig { when_busy: WhenBusy::Kill, ..disk.config("ext4") }, sender);
+        done(&data, Verb::Start).await;
+        // As a service with a private /tmp: it has a copy of every mount, and uses none of them.
+        let mut aside = Sitting(Command::new("unshare").args(["--mount", "sleep", "1000"]).spawn().unwrap());
+        let own = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+        let its = || std::fs::read_link(format!("/proc/{}/ns/mnt", aside.0.id())).unwrap();
+        until("it is in a namespace of its own", || its() != own).await;
+        let sitting = disk.sit();
+        within(&data, Verb::Stop, SHORT).await.unwrap();
+        let alarm = told.alarm("these processes were killed").await;
+        assert!(alarm.contains(&sitting.0.id().to_string()) && !alarm.contains("namespace"), "{alarm}");
+        assert!(aside.0.try_wait().unwrap().is_none(), "a bystander was killed");
+    });
+}
+
+#[test]
 fn a_damaged_one_is_mended_where_that_is_safe_and_else_refused() {
     or_skip!(missing("ext4"));
     let disk = Disk::new("ext4");
