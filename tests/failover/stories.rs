@@ -204,6 +204,26 @@ fn a_record_that_went_back_is_not_believed() {
     assert_eq!(story.shown(BETA), (NodeState::Unknown, Reason::ArbiterWentBack));
 }
 
+#[test]
+fn recover_writes_a_record_above_everything_seen() {
+    let mut story = pair(FailoverMode::Arbiter);
+    let backup = story.world.arbiter.standing;
+    story.ask(ALPHA, Verb::Move { to: None }).unwrap();
+    story.settled_at(BETA);
+    let before = story.world.arbiter.standing.expect("there is one").record.epoch;
+    story.world.history.restored = true;
+    story.world.arbiter.standing = backup;
+    story.pass(seconds(12));
+    story.serves(BETA);
+    assert_eq!(story.shown(BETA).1, Reason::ArbiterWentBack);
+    assert_eq!(story.ask(BETA, Verb::Enable), Err("arbiter".into()));
+    story.ask(BETA, Verb::Recover).unwrap();
+    story.settled_at(BETA);
+    assert!(story.world.arbiter.standing.expect("anew").record.epoch > before);
+    story.pass(seconds(6));
+    assert_eq!(story.shown(BETA).1, Reason::AdminRequest);
+}
+
 /// A standby contests a slow arbiter; meanwhile its peer, the owner, is heard for a moment and no longer.
 pub fn heard_in_a_contest(story: &mut Story) {
     story.world.arbiter.away[ALPHA] = true;

@@ -213,7 +213,10 @@ impl Failover {
             self.state.solo = false;
             self.order(MirrorOrder::AllowPeerOnly, out);
         }
-        if !self.settings.mode.has_arbiter() || self.state.door.is_some() || self.now < self.retry_at {
+        // What an operator wants of the record comes first.
+        let forced = self.register.wants() == Some(Purpose::Force);
+        let busy = forced || self.state.door.is_some() || self.now < self.retry_at;
+        if !self.settings.mode.has_arbiter() || busy {
             return;
         }
         let late = self.rules.broken(Mutation::LatePermits) && self.mirror.in_sync;
