@@ -393,6 +393,7 @@ impl World {
             self.link.close_end(node, session);
             self.other_end_notices(1 - node, session);
         }
+        self.forced_unheard(node);
         self.operator.daemon_ended(node);
     }
 

@@ -223,6 +223,12 @@ impl World {
         if disk_open && matches!(frame, Frame::Data { .. } | Frame::Zero { .. }) {
             self.assert_marked(node, range, "is sent");
         }
+        if matches!(frame, Frame::ResyncData { .. } | Frame::ResyncZero { .. }) {
+            let resyncs = self.view(node).is_some_and(|view| view.link == LinkState::Resync);
+            let target = self.nodes[1 - node].durable().disk;
+            let half_a_copy = matches!(target, DiskState::Inconsistent | DiskState::New);
+            assert!(!resyncs || half_a_copy, "{} resyncs a peer that would start again as {target} (I15)", NAMES[node]);
+        }
         let process = self.process_of(node);
         let clash = process.in_flight.iter().find(|(_, other)| other.overlaps(&range)).copied();
         assert!(clash.is_none(), "{} sends {range} while {clash:?} is in flight (I11)", NAMES[node]);
@@ -254,15 +260,18 @@ impl World {
         }
     }
 
-    /// Which disks hold what a client's operation wrote, just when it is answered. In mode memory, the peer's process
-    /// counts as well.
-    pub fn holders(&self, node: usize, range: ByteRange, work: Work) -> u8 {
+    fn disk_holds(&self, index: usize, range: ByteRange, work: Work) -> bool {
         let mut wanted = vec![0; range.length as usize];
         if let Work::Write { value, .. } = work {
             super::clients::fill_range(value, range, &mut wanted);
         }
-        let holds = |index: usize| self.nodes[index].disk.read(range) == wanted;
-        let mut holders = (holds(0) as u8) | (holds(1) as u8) << 1;
+        self.nodes[index].disk.read(range) == wanted
+    }
+
+    /// Which disks hold what a client's operation wrote, just when it is answered. In mode memory, the peer's process
+    /// counts as well.
+    pub fn holders(&self, node: usize, range: ByteRange, work: Work) -> u8 {
+        let mut holders = (self.disk_holds(0, range, work) as u8) | (self.disk_holds(1, range, work) as u8) << 1;
         if self.peer_may_hold_in_memory(node) && self.nodes[1 - node].process.is_some() {
             holders |= 1 << (1 - node);
         }
@@ -344,10 +353,13 @@ impl World {
         let peer = holders & (1 << (1 - node)) != 0;
         assert!(own || peer, "{} acknowledges a write that is on no disk", NAMES[node]);
         if fua {
-            for index in self.answerable(node).into_iter().filter(|index| holders & (1 << index) != 0) {
-                let stable = self.nodes[index].disk.range_is_stable(range) || self.nodes[index].was_doomed;
-                let in_memory = self.config.mode == Mode::Memory && index != node;
-                assert!(stable || in_memory, "a FUA write was answered, and {} may still lose it", NAMES[index]);
+            for index in self.answerable(node) {
+                let there = self.disk_holds(index, range, work) && self.nodes[index].disk.range_is_stable(range);
+                let name = NAMES[index];
+                assert!(
+                    there || self.nodes[index].was_doomed,
+                    "a FUA write was answered, and {name} may still lose it"
+                );
             }
         }
         if own && peer || self.config.mode == Mode::Async || self.peer_may_hold_in_memory(node) {

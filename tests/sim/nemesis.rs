@@ -184,7 +184,7 @@ impl World {
                 self.command(node, Command::Detach);
             }
             _ => {
-                self.command(node, Command::Promote { force: true });
+                self.force(node);
             }
         }
     }

@@ -5,6 +5,7 @@ use super::node::{Asked, NAMES};
 use super::world::{Event, World};
 use std::time::Duration;
 use twinblock::base::command::{Command, CommandOutcome};
+use twinblock::base::generation::Generation;
 use twinblock::base::ids::CommandId;
 use twinblock::base::state::{LinkState, Role};
 use twinblock::base::time::Moment;
@@ -37,6 +38,8 @@ pub struct Operator {
     /// Where the volume is to go.
     moving: Option<Move>,
     attach_at: [Option<Moment>; 2],
+    /// What each node held when it was asked to promote by force and has not answered.
+    forcing: [Option<Generation>; 2],
     /// Every command that ended.
     pub outcomes: Vec<(usize, Command, CommandOutcome)>,
 }
@@ -195,12 +198,28 @@ impl World {
             Command::Promote { force } if done => {
                 self.stats.promotions += 1;
                 if force {
+                    self.operator.forcing[node] = None;
                     self.forced(node, &outcome);
                 }
             }
+            Command::Promote { force: true } => self.operator.forcing[node] = None,
             _ => {}
         }
         self.operator.outcomes.push((node, command, outcome));
+    }
+
+    /// The operator wants a node to serve, whatever is lost by it.
+    pub fn force(&mut self, node: usize) {
+        self.operator.forcing[node] = Some(self.nodes[node].durable().lineage.current);
+        self.command(node, Command::Promote { force: true });
+    }
+
+    /// A daemon ended under a forced promotion: it may have got as far as making it durable.
+    pub fn forced_unheard(&mut self, node: usize) {
+        let asked_at = self.operator.forcing[node].take();
+        if asked_at.is_some_and(|asked_at| asked_at != self.nodes[node].durable().lineage.current) {
+            self.fork(node);
+        }
     }
 
     /// A node serves by force: its clients see a line of their own from here on. What the peer agreed to, and what was so
@@ -210,13 +229,18 @@ impl World {
         if !alone || *outcome != CommandOutcome::Done("primary".into()) {
             return;
         }
-        let volume = twinblock::base::range::ByteRange::new(0, self.config.volume_bytes());
-        let content = self.nodes[node].disk.read(volume).to_vec();
-        self.nodes[node].line = self.history.forked(self.nodes[node].line, &content, self.now);
+        self.fork(node);
         let clients: Vec<usize> = self.process_of(node).connections.keys().copied().collect();
         for client in clients {
             self.cut_client(node, client);
         }
+    }
+
+    /// What this node's disk holds is a line of its own from here on.
+    fn fork(&mut self, node: usize) {
+        let volume = twinblock::base::range::ByteRange::new(0, self.config.volume_bytes());
+        let content = self.nodes[node].disk.read(volume).to_vec();
+        self.nodes[node].line = self.history.forked(self.nodes[node].line, &content, self.now);
     }
 
     /// What an operator does about a pair that refuses to sync: one side is given up.

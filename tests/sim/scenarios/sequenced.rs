@@ -251,7 +251,9 @@ fn f105_the_source_dies_under_a_resync_and_what_its_target_had_marked_is_not_for
         let mut pair = serving_pair_with(10500 + seed, |config| {
             config.gating = false;
             config.resync_rate_max = 64 << 10;
-            config.hot_blocks = 64;
+            // More than one chunk holds, so that it is half done when the source dies.
+            config.blocks = [512, 512];
+            config.hot_blocks = 512;
             config.link_latency = (millis(5), millis(20));
             config.think = (Duration::from_micros(100), millis(1));
             config.depth = 8;
@@ -263,7 +265,7 @@ fn f105_the_source_dies_under_a_resync_and_what_its_target_had_marked_is_not_for
         }
         pair.pass(millis(500));
         pair.promote(BETA);
-        let elsewhere = ByteRange::of_blocks(60..61);
+        let elsewhere = ByteRange::of_blocks(500..501);
         pair.world.clients[0].script.push_back(Work::Write { range: elsewhere, value: 0, fua: false });
         pair.pass(seconds(3));
         pair.world.start(ALPHA);

@@ -475,3 +475,53 @@ fn a_verify_never_takes_a_write_under_way_for_a_difference() {
         pair.ends_well();
     }
 }
+
+#[test]
+fn f039_planned_switchovers_under_load_lose_and_leave_nothing() {
+    for seed in 0..3 {
+        let mut pair = serving_pair_with(390 + seed, |config| {
+            config.reads = 10;
+            config.flushes = 0;
+            config.fua = 0;
+            config.hot_blocks = 64;
+            // Intents go quickly where nothing is written any more: whatever they covered must be durable by then.
+            config.intent_sweep_interval = millis(200);
+            config.intent_idle = millis(50);
+            config.flush_interval = seconds(5);
+        });
+        for round in 0..10 {
+            let (from, to) = if round % 2 == 0 { (ALPHA, BETA) } else { (BETA, ALPHA) };
+            let errors = pair.errors();
+            assert_eq!(pair.ask(from, Command::Demote { force: false }), Ok(()));
+            pair.pass(millis(600));
+            pair.promote(to);
+            pair.clients_get_on(seconds(2));
+            assert_eq!(pair.errors(), errors);
+            assert_eq!(pair.world.stats.resyncs, 0, "a planned switchover copies nothing");
+        }
+        pair.ends_well();
+    }
+}
+
+#[test]
+fn who_takes_over_by_evidence_misses_nothing_that_was_acknowledged_alone() {
+    for step in 0..12 {
+        let mut pair = serving_pair_with(5000 + step, |config| config.link_timeout = seconds(10));
+        pair.pass(seconds(1));
+        // Only alpha notices that the session is over; beta does when alpha is dead.
+        let session = pair.world.link.session_of(ALPHA).expect("connected");
+        pair.world.link.lossy = [true; 2];
+        pair.world.session_ends(ALPHA, session, "connection reset".into());
+        pair.pass(millis(250 * step));
+        pair.world.link.lossy = [false; 2];
+        pair.world.kill(ALPHA, "kill -9");
+        pair.pass(millis(400));
+        if pair.ask(BETA, Command::Promote { force: false }).is_ok() {
+            // What alpha acknowledged alone would be missing.
+            pair.clients_get_on(seconds(3));
+        }
+        pair.world.start(ALPHA);
+        pair.back_in_sync();
+        pair.ends_well();
+    }
+}
