@@ -40,7 +40,9 @@ impl Failover {
                     self.move_failed("the other node was lost", out);
                 }
             }
-            LeaveStep::Quiescing => {}
+            LeaveStep::Quiescing => {
+                self.obeyed_record(out);
+            }
             LeaveStep::Recording => {
                 if !self.register.binds() && self.now >= self.retry_at && how == Leave::Move {
                     self.register.want(Purpose::Handover, self.now);

@@ -36,9 +36,7 @@ impl Failover {
 
     /// What concerns everyone who serves, also on the way up or down.
     pub(super) fn stay_owner_duties(&mut self, out: &mut Vec<Effect>) {
-        let newer = |record: &Record| record.primary != self.settings.node && record.epoch > self.state.epoch;
-        if self.register.record().as_ref().is_some_and(newer) {
-            self.yield_group("record-names-the-other", out);
+        if self.obeyed_record(out) {
             return;
         }
         let own = self.register.record().filter(|record| record.primary == self.settings.node);
@@ -49,6 +47,16 @@ impl Failover {
         self.solo_door(out);
         self.guard_duties();
         self.keep_record(out);
+    }
+
+    /// Whether the record names the other as owner, in a newer epoch: then this node yields.
+    pub(super) fn obeyed_record(&mut self, out: &mut Vec<Effect>) -> bool {
+        let newer = |record: &Record| record.primary != self.settings.node && record.epoch > self.state.epoch;
+        let yields = self.register.record().as_ref().is_some_and(newer);
+        if yields {
+            self.yield_group("record-names-the-other", out);
+        }
+        yields
     }
 
     /// Whether reads and addresses need the peer's promise.
