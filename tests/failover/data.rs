@@ -192,7 +192,7 @@ impl World {
     }
 
     /// What an order does at once: it stops what must not go on.
-    pub fn begin_order(&mut self, node: usize, order: MirrorOrder) {
+    pub fn begin_order(&mut self, node: usize, id: u64, order: MirrorOrder) {
         match order {
             MirrorOrder::PrepareSolo => {
                 self.mirror(node).expect("alive").holding = true;
@@ -213,6 +213,7 @@ impl World {
                 let mirror = self.mirror(node).expect("alive");
                 mirror.role = Role::Secondary;
                 mirror.alone = false;
+                mirror.cancelled = id;
                 mirror.quiescing = false;
                 (mirror.holding, mirror.prepared) = (false, false);
                 mirror.pending.clear();
@@ -237,7 +238,8 @@ impl World {
                 return;
             }
         }
-        let result = self.do_order(at, order);
+        let cancelled = self.mirror(at).expect("awake").cancelled > id;
+        let result = if cancelled { Err("cancelled".to_string()) } else { self.do_order(at, order) };
         self.facts(at);
         self.input(at, Input::MirrorDone { id, result });
     }

@@ -93,6 +93,8 @@ pub struct Mirror {
     pub holding: bool,
     /// On its way to take over: no session is begun.
     pub prepared: bool,
+    /// Orders up to this one are not carried out any more.
+    pub cancelled: u64,
     pub failed: bool,
     /// Written here, not acknowledged.
     pub pending: Vec<u32>,
@@ -145,6 +147,7 @@ impl Mirror {
             quiescing: false,
             holding: false,
             prepared: false,
+            cancelled: 0,
             failed: false,
             pending: Vec::new(),
             confirmed: Writes::default(),

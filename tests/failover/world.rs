@@ -375,7 +375,7 @@ impl World {
             Effect::Mirror { id, order } => {
                 self.say(|| format!("{}: order {id} {order:?}", NAMES[node]));
                 let delay = self.random.span(ms(1), ms(20));
-                self.begin_order(node, order);
+                self.begin_order(node, id, order);
                 self.after(delay, Event::Ordered { at: node, life, id, order });
             }
             Effect::Arbiter { id, call } => self.call_arbiter(node, id, call),

@@ -182,7 +182,8 @@ pub enum MirrorOrder {
     /// Primary: hold new requests, let the admitted ones end, flush both, become secondary, durably. When it fails, this node
     /// is primary as before.
     Quiesce,
-    /// Become secondary at once: held requests fail, clients are cut, nothing more is acknowledged.
+    /// Become secondary at once: held requests fail, clients are cut, nothing more is acknowledged. What was ordered before
+    /// and is not done is not done any more: a promotion that ends after this would leave a primary nobody wants.
     Demote,
 }
 
