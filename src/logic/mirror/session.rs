@@ -392,6 +392,8 @@ impl Mirror {
         self.quiesce_failed(out);
         self.prepare_without_session(out);
         self.drive_all(out);
+        // Whoever leaves and flushes both disks flushes one now.
+        self.drained_step(out);
         self.stop_step(out);
     }
 

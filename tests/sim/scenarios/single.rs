@@ -525,3 +525,14 @@ fn who_takes_over_by_evidence_misses_nothing_that_was_acknowledged_alone() {
         pair.ends_well();
     }
 }
+
+#[test]
+fn a_demotion_whose_peer_is_lost_under_its_flush_comes_to_an_end() {
+    for seed in 0..10 {
+        let mut pair = serving_pair(5100 + seed);
+        pair.world.nodes[BETA].faults.next_flush = Some(DiskError::Failed(5));
+        assert_eq!(pair.ask(ALPHA, Command::Demote { force: false }), Ok(()), "seed {seed}");
+        assert_eq!(pair.role(ALPHA), Role::Secondary);
+        pair.ends_well();
+    }
+}
