@@ -13,6 +13,7 @@ pub mod notes;
 
 pub mod arbiter;
 pub mod fencing;
+pub mod group;
 pub mod heartbeat;
 
 pub mod control;

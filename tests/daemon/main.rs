@@ -8,5 +8,6 @@ mod chaos;
 mod commands;
 mod crashes;
 mod filesystem;
+mod groups;
 mod scripted;
 mod service;

@@ -77,8 +77,8 @@ impl Pair {
         let mut text = "cluster = \"test\"\nsecret_file = \"secret\"\n".to_string();
         for (index, node) in NODES.iter().enumerate() {
             text.push_str(&format!(
-                "[[node]]\nname = \"{node}\"\nmirror = [\"{host}:710{index}\"]\ncontrol = \"{node}.sock\"\n\
-                 state_dir = \"{node}.d\"\n"
+                "[[node]]\nname = \"{node}\"\nmirror = [\"{host}:710{index}\"]\n\
+                 heartbeat = [\"{host}:720{index}\"]\ncontrol = \"{node}.sock\"\nstate_dir = \"{node}.d\"\n"
             ));
         }
         text.push_str(&format!("[[volume]]\nname = \"vol0\"\n{settings}\n"));

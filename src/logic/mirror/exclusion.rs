@@ -52,6 +52,7 @@ impl Mirror {
             role: self.role,
             disk: self.disk,
             connected: !matches!(phase, None | Some(Phase::Draining | Phase::Hello | Phase::Deciding)),
+            session_with: self.peer().map(|peer| peer.incarnation),
             in_sync: self.in_sync(),
             source: match phase {
                 Some(Phase::Joined) => true,

@@ -252,6 +252,8 @@ pub struct Facts {
     pub disk: DiskState,
     /// There is a session and its handshake is decided.
     pub connected: bool,
+    /// The life of the peer's daemon that the session is with.
+    pub session_with: Option<Incarnation>,
     /// Every acknowledged write is on both disks, and will be.
     pub in_sync: bool,
     /// There is a session in which this node's data counts.

@@ -1,6 +1,7 @@
 //! The verbs and their options, with the words `--help` shows.
 
 use super::exit;
+use super::group::GroupCommand;
 use crate::runtime::bench;
 use crate::runtime::config::{DEFAULT_FILE, units};
 use clap::{Args, Parser, Subcommand};
@@ -118,6 +119,13 @@ pub enum Verb {
         #[arg(long)]
         wait: bool,
     },
+    /// Failover groups: what moves together, by itself or by hand.
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Take this node out: its groups move away, and it takes none over until `activate`.
+    Deactivate,
+    /// Put this node back.
+    Activate,
     /// See it work: two daemons on this machine, one killed after the other, every acknowledged write read back.
     Demo {
         /// Where the demo makes a directory of its own, removed in the end. Default: that for temporary files.

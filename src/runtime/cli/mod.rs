@@ -10,6 +10,7 @@ mod confirm;
 mod progress;
 
 mod follow;
+mod group;
 mod init;
 mod session;
 mod status;
@@ -21,6 +22,7 @@ use self::arguments::{Arguments, Verb};
 use self::exit::{Exit, Failure};
 use crate::runtime::bench;
 use crate::runtime::config::{self, Config, Depth};
+use crate::runtime::control::message::GroupVerb;
 use crate::runtime::daemon::{self, RunOptions};
 use crate::runtime::demo;
 use clap::Parser;
@@ -66,6 +68,9 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Verb::Attach { volume } => verbs::plain(&file()?, verbs::Plain::Attach, volume),
         Verb::Detach { volume } => verbs::plain(&file()?, verbs::Plain::Detach, volume),
         Verb::ReplaceDisk(options) => verbs::replace_disk(&file()?, options, yes),
+        Verb::Group(command) => group::group(&file()?, command),
+        Verb::Deactivate => group::every(&file()?, &GroupVerb::Deactivate),
+        Verb::Activate => group::every(&file()?, &GroupVerb::Activate),
         Verb::Verify { volume, repair, wait } => verbs::verify(&file()?, volume, *repair, *wait),
     }
 }

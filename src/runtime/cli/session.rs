@@ -57,6 +57,14 @@ impl<'c> Session<'c> {
         }
     }
 
+    /// The state of every group, as the daemon wrote it.
+    pub fn groups(&mut self) -> Result<serde_json::Value, Failure> {
+        match self.ask(Ask::Groups)? {
+            Answer::Groups { groups } => Ok(groups),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// The state of one volume.
     pub fn volume(&mut self, volume: &str) -> Result<VolumeStatus, Failure> {
         let status = self.status()?;

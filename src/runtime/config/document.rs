@@ -177,6 +177,13 @@ impl<'a, 'd> Section<'a, 'd> {
         self.table.iter().map(|(key, _)| (key.get_ref().as_ref(), key.span()))
     }
 
+    /// The keys that nobody asked for, with their values.
+    pub fn unknown(&self) -> impl Iterator<Item = (&'d str, Value<'d>)> {
+        let known = self.known.borrow().clone();
+        let entries = self.table.iter().map(|(key, value)| (key.get_ref().as_ref(), value));
+        entries.filter(move |(key, _)| !known.iter().any(|name| name == key))
+    }
+
     /// Reports every key that nobody asked for.
     pub fn end(self) {
         let known = self.known.borrow();

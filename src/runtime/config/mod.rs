@@ -15,6 +15,9 @@ pub mod secret;
 pub mod settings;
 pub mod units;
 
+pub mod failover;
+pub mod group;
+
 mod check;
 mod read;
 
@@ -22,6 +25,8 @@ mod read;
 mod tests;
 
 use self::address::NbdAddress;
+use self::failover::{ArbiterConfig, FailoverSettings, FencingConfig};
+use self::group::GroupConfig;
 use self::problem::{Problem, Problems};
 use self::secret::Secret;
 use self::settings::{DaemonSettings, VolumeSettings};
@@ -62,6 +67,14 @@ pub struct Config {
     pub node: NodeId,
     /// The volumes, in the order of the file.
     pub volumes: Vec<VolumeConfig>,
+    /// Who decides that a server is lost, and how soon.
+    pub failover: FailoverSettings,
+    /// The arbiter, if there is one.
+    pub arbiter: Option<ArbiterConfig>,
+    /// How each node is switched off, by node.
+    pub fencing: [Option<FencingConfig>; 2],
+    /// What moves together.
+    pub groups: Vec<GroupConfig>,
     /// Digest of the file's bytes: tells the two servers whether their files are the same.
     pub digest: u64,
     /// What is allowed but unwise.
@@ -142,6 +155,11 @@ impl Config {
         self.volumes.iter().find(|volume| volume.name == name)
     }
 
+    /// The group a volume belongs to.
+    pub fn group_of(&self, volume: &str) -> Option<&GroupConfig> {
+        self.groups.iter().find(|group| group.volumes.iter().any(|name| name == volume))
+    }
+
     /// Identity of a volume: the same on both nodes, different in every cluster.
     pub fn volume_uuid(&self, volume: &str) -> Uuid {
         crate::io::disk::volume_uuid(&self.cluster, volume)
@@ -155,7 +173,7 @@ impl Config {
             node: self.node,
             node_names: [self.nodes[0].name.clone(), self.nodes[1].name.clone()],
             volume: self.volume_uuid(&volume.name),
-            exclusion: Exclusion::Operator,
+            exclusion: if self.group_of(&volume.name).is_some() { Exclusion::Group } else { Exclusion::Operator },
             mode: settings.mode,
             overflow: settings.overflow,
             async_bytes_max: settings.async_bytes_max.0,

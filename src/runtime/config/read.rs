@@ -3,6 +3,8 @@
 use super::address::{self, NbdAddress};
 use super::check;
 use super::document::{Document, Section};
+use super::failover::{self, ArbiterConfig, FailoverSettings, FencingConfig};
+use super::group::{self, GroupConfig};
 use super::problem::Problems;
 use super::settings::{DaemonSettings, VolumeSettings};
 use super::{ADDRESSES_MAX, Config, Depth, NAME_BYTES_MAX, NodeConfig, PlaceConfig, VOLUMES_MAX, VolumeConfig, secret};
@@ -81,6 +83,7 @@ impl Reader<'_> {
         check::nodes(document, &nodes);
         check::volumes(document, &nodes, &volumes);
         let node = self.which_node(document, &names);
+        let decision = read_failover(root, &nodes, &names, node, &volumes);
         let mut warnings = Vec::new();
         let secret = match (&secret_file, self.depth) {
             (Some((path, span)), Depth::Secret) => match secret::read(path) {
@@ -106,6 +109,10 @@ impl Reader<'_> {
             nodes: nodes.try_into().ok()?,
             node: node?,
             volumes: volumes.into_iter().map(|volume| volume.value).collect(),
+            failover: decision.settings,
+            arbiter: decision.arbiter,
+            fencing: decision.fencing,
+            groups: decision.groups,
             digest: u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")),
             warnings,
         })
@@ -129,6 +136,48 @@ impl Reader<'_> {
         }
         found.map(|index| NodeId(index as u8))
     }
+}
+
+/// Who decides, how a server is switched off, and what moves.
+struct Decision {
+    settings: FailoverSettings,
+    arbiter: Option<ArbiterConfig>,
+    fencing: [Option<FencingConfig>; 2],
+    groups: Vec<GroupConfig>,
+}
+
+fn read_failover(
+    root: &Section<'_, '_>,
+    nodes: &[Placed<NodeConfig>],
+    names: &[&str],
+    node: Option<NodeId>,
+    volumes: &[Placed<VolumeConfig>],
+) -> Decision {
+    let section = |key: &str| root.optional(key).and_then(|value| root.table(key, value));
+    let settings = section("failover").map_or_else(FailoverSettings::default, |section| {
+        let settings = FailoverSettings::read(&section);
+        settings.check(&section);
+        section.end();
+        settings
+    });
+    let arbiter_section = section("arbiter");
+    let has_arbiter = arbiter_section.is_some();
+    let arbiter = arbiter_section.and_then(failover::read_arbiter);
+    let fencing_section = section("fencing");
+    let fencing = fencing_section.as_ref().map_or([None, None], |section| failover::read_fencing(section, names));
+    let has_fencing = [0, 1].map(|index| {
+        let name = names.get(index).copied().unwrap_or_default();
+        fencing_section.as_ref().is_some_and(|section| section.optional(name).is_some())
+    });
+    if let Some(section) = fencing_section {
+        section.end();
+    }
+    let groups = group::read_groups(root, names, node);
+    let document = root.document();
+    group::check(document, &groups, &volumes.iter().map(|volume| volume.value.name.as_str()).collect::<Vec<_>>());
+    let heartbeats = [0, 1].map(|index| nodes.get(index).is_some_and(|node| !node.value.heartbeat.is_empty()));
+    failover::check(document, &settings, has_arbiter, has_fencing, heartbeats, !groups.is_empty());
+    Decision { settings, arbiter, fencing, groups: groups.into_iter().map(|group| group.value).collect() }
 }
 
 fn read_nodes(root: &Section<'_, '_>) -> Vec<Placed<NodeConfig>> {
@@ -256,7 +305,7 @@ fn read_place(section: Section<'_, '_>, addresses: &mut Vec<(String, Range<usize
 }
 
 /// Reads the name of a section, and shows the section by that name from here on.
-fn read_name(section: &mut Section<'_, '_>, kind: &str, example: &str) -> Option<String> {
+pub(super) fn read_name(section: &mut Section<'_, '_>, kind: &str, example: &str) -> Option<String> {
     let value = section.required("name", example)?;
     let text = section.text("name", value)?;
     let name = name(section, "name", text, value.span())?;
@@ -282,7 +331,7 @@ fn name(section: &Section<'_, '_>, key: &str, text: &str, span: Range<usize>) ->
 }
 
 /// Reads a path; it is required when there is an example to show.
-fn path(section: &Section<'_, '_>, key: &str, example: Option<&str>) -> Option<(PathBuf, Range<usize>)> {
+pub(super) fn path(section: &Section<'_, '_>, key: &str, example: Option<&str>) -> Option<(PathBuf, Range<usize>)> {
     let value = match example {
         Some(example) => section.required(key, example)?,
         None => section.optional(key)?,
@@ -300,7 +349,7 @@ fn path(section: &Section<'_, '_>, key: &str, example: Option<&str>) -> Option<(
     Some((section.document().path(text), value.span()))
 }
 
-fn bounded_texts<'d>(
+pub(super) fn bounded_texts<'d>(
     section: &Section<'_, 'd>,
     key: &str,
     value: super::document::Value<'d>,

@@ -1,5 +1,7 @@
 //! The reference of the configuration, written from the tables the parser reads by: it can't be out of date.
 
+use super::failover::{ArbiterTimes, FailoverSettings, FencingTimes};
+use super::group::{GROUPS_MAX, GroupSettings, ResourceTimes};
 use super::settings::{DaemonSettings, Row, VolumeSettings};
 use super::{ADDRESSES_MAX, NAME_BYTES_MAX, VOLUMES_MAX};
 use crate::base::limits;
@@ -46,7 +48,7 @@ const NODE: &[Key] = &[
         key: "heartbeat",
         kind: "list of IP:PORT (UDP)",
         default: "empty",
-        doc: "Addresses of the heartbeat. Checked, and not used yet: automatic failover comes with a later version.",
+        doc: "Addresses of the heartbeat, as many on both servers: the first of one speaks to the first of the other, and so on. Used by failover groups.",
     },
     Key {
         key: "control",
@@ -85,6 +87,102 @@ const PLACE: &[Key] = &[
         default: "empty",
         doc: "Where the volume is served while this server is its primary.",
     },
+];
+
+const ARBITER: &[Key] = &[
+    Key {
+        key: "kind",
+        kind: "etcd, file",
+        default: "required",
+        doc: "What the arbiter is: an etcd (version 3.4 or later), or a directory on storage that both servers share.",
+    },
+    Key {
+        key: "endpoints",
+        kind: "list of URL",
+        default: "required for etcd",
+        doc: "The etcd's members, as in `https://10.0.0.3:2379`; tried in turn.",
+    },
+    Key {
+        key: "ca",
+        kind: "path",
+        default: "required for https",
+        doc: "The authorities that sign the members' certificates, PEM. Those of the system are not trusted.",
+    },
+    Key {
+        key: "certificate",
+        kind: "path",
+        default: "none",
+        doc: "This server's certificate for etcd, PEM; with `key`.",
+    },
+    Key { key: "key", kind: "path", default: "none", doc: "Its key, PEM." },
+    Key {
+        key: "user",
+        kind: "text",
+        default: "none",
+        doc: "User of etcd, where it asks for one; with `password_file`.",
+    },
+    Key {
+        key: "password_file",
+        kind: "path",
+        default: "none",
+        doc: "File with the user's password. Only its owner may read it (mode 0600).",
+    },
+    Key {
+        key: "prefix",
+        kind: "text",
+        default: "/twinblock",
+        doc: "What the keys in etcd begin with: PREFIX/CLUSTER/GROUP.",
+    },
+    Key {
+        key: "directory",
+        kind: "path",
+        default: "required for file",
+        doc: "The shared directory. It must exist, and keep hard links: NFS, GFS2, OCFS2 and CephFS do.",
+    },
+];
+
+const FENCING: &[Key] = &[
+    Key {
+        key: "agent",
+        kind: "path",
+        default: "this or `script`",
+        doc: "A fence agent (`fence_*`): takes its options on standard input; its status is read again after it switched the server off.",
+    },
+    Key {
+        key: "script",
+        kind: "path",
+        default: "this or `agent`",
+        doc: "A script of your own, run with `off NODE`; status 0 means that the server is off for certain.",
+    },
+    Key { key: "options", kind: "section", default: "none", doc: "Options of the agent, by name." },
+    Key {
+        key: "secret_options",
+        kind: "section of paths",
+        default: "none",
+        doc: "Options whose values are in files that only their owner may read.",
+    },
+];
+
+const GROUP: &[Key] = &[
+    Key { key: "name", kind: "name", default: "required", doc: "Name of the group." },
+    Key { key: "home", kind: "name of a node", default: "required", doc: "The server it belongs on." },
+    Key {
+        key: "volumes",
+        kind: "list of names",
+        default: "required",
+        doc: "Its volumes. A volume is in one group at most.",
+    },
+];
+
+const RESOURCE: &[Key] = &[
+    Key { key: "name", kind: "name", default: "required", doc: "Name of the resource, unique in its group." },
+    Key {
+        key: "after",
+        kind: "list of names",
+        default: "empty",
+        doc: "Resources of the group that must be up before it.",
+    },
+    Key { key: "skip_on", kind: "list of nodes", default: "empty", doc: "Servers on which it is left out." },
 ];
 
 /// A time that is no setting.
@@ -155,6 +253,23 @@ pub fn markdown() -> String {
     keys(&mut out, &format!("`[[volume]]`, 1 to {VOLUMES_MAX}"), VOLUME);
     rows(&mut out, VolumeSettings::ROWS);
     keys(&mut out, "`[volume.on.NODE]`, one for each node", PLACE);
+    out.push_str("## `[failover]`\n\nFor every group of the file.\n\n");
+    out.push_str("| setting | kind | default | bounds | meaning |\n|---|---|---|---|---|\n");
+    rows(&mut out, FailoverSettings::ROWS);
+    keys(&mut out, "`[arbiter]`", ARBITER);
+    rows(&mut out, ArbiterTimes::ROWS);
+    keys(&mut out, "`[fencing.NODE]`: how that server is switched off by the other one", FENCING);
+    rows(&mut out, FencingTimes::ROWS);
+    keys(&mut out, &format!("`[[group]]`, at most {GROUPS_MAX}"), GROUP);
+    rows(&mut out, GroupSettings::ROWS);
+    let _ = writeln!(
+        out,
+        "What else moves with the volumes stands in sections `[[group.filesystem]]`, `[[group.address]]`,\n\
+         `[[group.script]]` and `[[group.service]]`, behind their `[[group]]`. They start in this order and stop in \
+         reverse.\n"
+    );
+    keys(&mut out, "Every resource", RESOURCE);
+    rows(&mut out, ResourceTimes::ROWS);
     out.push_str("## `[daemon]`\n\n| setting | kind | default | bounds | meaning |\n|---|---|---|---|---|\n");
     rows(&mut out, DaemonSettings::ROWS);
     out.push_str("## Fixed times\n\nNo settings: here because they tell how long things take.\n\n");
@@ -167,15 +282,17 @@ pub fn markdown() -> String {
     out
 }
 
+/// Sections whose table goes on with settings.
+const CONTINUED: [&str; 5] = ["`[[volume]]`", "`[arbiter]`", "`[fencing.NODE]`", "`[[group]]`", "Every resource"];
+
 fn keys(out: &mut String, title: &str, keys: &[Key]) {
     let _ = writeln!(out, "## {title}\n\n| setting | kind | default | bounds | meaning |\n|---|---|---|---|---|");
     for key in keys {
         let _ = writeln!(out, "| `{}` | {} | {} | | {} |", key.key, key.kind, key.default, key.doc);
     }
-    if title.starts_with("`[[volume]]`") {
-        return;
+    if !CONTINUED.iter().any(|section| title.starts_with(section)) {
+        out.push('\n');
     }
-    out.push('\n');
 }
 
 fn rows(out: &mut String, rows: &[Row]) {

@@ -102,6 +102,8 @@ macro_rules! settings {
     (@bounds $low:literal, $high:literal) => { Some(($low, $high)) };
 }
 
+pub(super) use settings;
+
 settings! {
     /// Settings of one volume, in its `[[volume]]` section.
     VolumeSettings {
@@ -253,7 +255,7 @@ impl VolumeSettings {
     }
 }
 
-fn read_value<'d, K: Kind>(
+pub(super) fn read_value<'d, K: Kind>(
     section: &Section<'_, 'd>,
     key: &str,
     value: Value<'d>,

@@ -59,6 +59,15 @@ pub enum Ask {
         /// Name of the volume.
         volume: String,
     },
+    /// The state of every group. Answered with [`Answer::Groups`].
+    Groups,
+    /// A command for a failover group.
+    Group {
+        /// Name of the group.
+        group: String,
+        /// The command.
+        verb: GroupVerb,
+    },
     /// The blocks that differ or may differ. Answered with [`Answer::Dirty`].
     Dirty {
         /// Name of the volume.
@@ -66,6 +75,36 @@ pub enum Ask {
         /// At most so many ranges; never more than [`DIRTY_RANGES_MAX`].
         ranges_max: usize,
     },
+}
+
+/// What an operator may ask of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "verb")]
+pub enum GroupVerb {
+    /// Start it here.
+    Start {
+        /// Although the peer may serve, or hold newer data.
+        force: bool,
+    },
+    /// Stop it on both nodes.
+    Stop,
+    /// Move it in order.
+    Move {
+        /// To this node; left out: to the other one.
+        to: Option<String>,
+    },
+    /// Return it to its home node.
+    Fallback,
+    /// Leave the failed state.
+    Recover,
+    /// Allow automatic changes of role.
+    Enable,
+    /// Forbid them.
+    Disable,
+    /// Take this node out.
+    Deactivate,
+    /// Put it back.
+    Activate,
 }
 
 /// An answer.
@@ -76,6 +115,11 @@ pub enum Answer {
     Status {
         /// The status.
         status: serde_json::Value,
+    },
+    /// To [`Ask::Groups`]: a list of group states as JSON, which newer daemons may extend.
+    Groups {
+        /// The list.
+        groups: serde_json::Value,
     },
     /// How a command ended.
     Outcome {

@@ -2,9 +2,11 @@
 
 use super::events::ANSWER_TIME_MAX;
 use super::{Daemon, remembered, replace, volume::Volume};
-use crate::base::command::{CommandOutcome, Refusal};
+use crate::base::command::{Command, CommandOutcome, Refusal};
+use crate::base::ids::NodeId;
 use crate::base::state::LinkState;
-use crate::runtime::control::message::{Answer, Ask, DIRTY_RANGES_MAX, NodeStatus, VolumeStatus};
+use crate::logic::failover::interface::Verb;
+use crate::runtime::control::message::{Answer, Ask, DIRTY_RANGES_MAX, GroupVerb, NodeStatus, VolumeStatus};
 use crate::runtime::shard::ShardView;
 use std::rc::Rc;
 use tokio::time::timeout;
@@ -20,8 +22,16 @@ pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
             Ok(answer) => return answer,
             Err(refusal) => Err(refusal),
         },
+        Ask::Groups => return Answer::Groups { groups: groups(daemon).await },
+        Ask::Group { group, verb } => match group_verb(daemon, &group, verb).await {
+            Ok(result) => return Answer::Outcome { result },
+            Err(refusal) => Err(refusal),
+        },
         Ask::Command { volume, command } => match find(daemon, &volume) {
-            Ok(volume) => return Answer::Outcome { result: volume.shard.command(command).await },
+            Ok(volume) => match by_hand(daemon, &volume.name, &command) {
+                None => return Answer::Outcome { result: volume.shard.command(command).await },
+                Some(refusal) => Err(refusal),
+            },
             Err(refusal) => Err(refusal),
         },
         Ask::Attach { volume } => match find(daemon, &volume) {
@@ -87,6 +97,58 @@ async fn status(daemon: &Daemon) -> Result<serde_json::Value, Refusal> {
         pid: std::process::id(),
         volumes,
     }))
+}
+
+/// Why a role is not changed by hand: a group decides.
+fn by_hand(daemon: &Daemon, volume: &str, command: &Command) -> Option<Refusal> {
+    let group = daemon.config.group_of(volume)?;
+    let (what, next) = match command {
+        Command::Promote { .. } => ("promoted", format!("Move it: twinblock group move {}.", group.name)),
+        Command::Demote { .. } => ("demoted", format!("Move or stop it: twinblock group move {}.", group.name)),
+        _ => return None,
+    };
+    let reason = format!("{volume} is not {what} by hand: it belongs to the group {}, which moves as one.", group.name);
+    Some(Refusal::new("in-group", reason, next))
+}
+
+async fn groups(daemon: &Daemon) -> serde_json::Value {
+    let mut list = Vec::new();
+    if let Some(groups) = &daemon.groups {
+        for group in &daemon.config.groups {
+            list.extend(groups.status(&group.name).await.map(|status| as_json(&status)));
+        }
+    }
+    serde_json::Value::Array(list)
+}
+
+async fn group_verb(daemon: &Daemon, group: &str, verb: GroupVerb) -> Result<CommandOutcome, Refusal> {
+    let known = daemon.config.groups.iter().any(|known| known.name == group);
+    let groups = daemon.groups.as_ref().filter(|_| known).ok_or_else(|| {
+        Refusal::new(
+            "unknown-group",
+            format!("The running daemon knows no group {group:?}."),
+            "If the configuration names it, restart the daemon.",
+        )
+    })?;
+    let verb = match verb {
+        GroupVerb::Start { force } => Verb::Start { force },
+        GroupVerb::Stop => Verb::StopGroup,
+        GroupVerb::Move { to: None } => Verb::Move { to: None },
+        GroupVerb::Move { to: Some(name) } => {
+            let index = daemon.config.nodes.iter().position(|node| node.name == name).ok_or_else(|| {
+                let names = format!("Name {} or {}.", daemon.config.nodes[0].name, daemon.config.nodes[1].name);
+                Refusal::new("unknown-node", format!("There is no node {name:?}."), names)
+            })?;
+            Verb::Move { to: Some(NodeId(index as u8)) }
+        }
+        GroupVerb::Fallback => Verb::Fallback,
+        GroupVerb::Recover => Verb::Recover,
+        GroupVerb::Enable => Verb::Enable,
+        GroupVerb::Disable => Verb::Disable,
+        GroupVerb::Deactivate => Verb::Deactivate,
+        GroupVerb::Activate => Verb::Activate,
+    };
+    Ok(groups.command(group, verb).await)
 }
 
 async fn dirty(daemon: &Daemon, volume: &str, ranges_max: usize) -> Result<Answer, Refusal> {

@@ -50,6 +50,7 @@ pub async fn until_stopped(daemon: &Rc<Daemon>, mut events: Events, mut signals:
     let longest = daemon.config.daemon.stop_timeout;
     tracing::info!("stopping: flushing every volume, for at most {} s", longest.as_secs_f64());
     let deadline = Instant::now() + longest;
+    stop_groups(daemon, &mut events, &mut signals, deadline).await;
     for volume in &daemon.volumes {
         volume.shard.stop();
     }
@@ -61,6 +62,21 @@ pub async fn until_stopped(daemon: &Rc<Daemon>, mut events: Events, mut signals:
             Ok(Exit::Done)
         }
         (None, Err(reason)) => Err(Failure::new(Exit::Failed, reason)),
+    }
+}
+
+/// The groups go first: each is handed over or stopped while its volumes still serve.
+async fn stop_groups(daemon: &Rc<Daemon>, events: &mut Events, signals: &mut Signals, deadline: Instant) {
+    let Some(groups) = &daemon.groups else { return };
+    let mut stopped = std::pin::pin!(groups.stop());
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            Some((name, event)) = events.recv() => drop(on_event(daemon, &name, event)),
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = tokio::time::sleep_until(deadline) => return,
+        }
     }
 }
 
@@ -110,7 +126,16 @@ fn on_event(daemon: &Rc<Daemon>, name: &str, event: ShardEvent) -> Option<String
             volume.disk_open.set(false);
             volume.disk_closed.notify_one();
         }
-        ShardEvent::Facts(_) | ShardEvent::OrderDone { .. } => unreachable!("no volume is in a group yet"),
+        ShardEvent::Facts(facts) => {
+            if let (Some(groups), Some(group)) = (&daemon.groups, daemon.config.group_of(name)) {
+                groups.facts(&group.name, name, facts);
+            }
+        }
+        ShardEvent::OrderDone { id, result } => {
+            if let (Some(groups), Some(group)) = (&daemon.groups, daemon.config.group_of(name)) {
+                groups.order_done(&group.name, name, id, result);
+            }
+        }
         ShardEvent::Note(note) => notes::log(name, &note),
         ShardEvent::Stopped => volume.ended.set(true),
         ShardEvent::Fatal(reason) => {

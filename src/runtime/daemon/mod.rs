@@ -18,6 +18,8 @@ mod sockets;
 
 mod volume;
 
+mod groups;
+
 mod control;
 mod events;
 mod replace;
@@ -30,6 +32,7 @@ use crate::logic::mirror::interface::Identity;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::Config;
 use crate::runtime::control::server;
+use crate::runtime::group::Groups;
 use crate::runtime::peer::{self, Links, Local};
 use crate::runtime::shard::ShardEvent;
 use std::cell::RefCell;
@@ -53,6 +56,8 @@ pub struct Daemon {
     pub volumes: Vec<Rc<Volume>>,
     /// The link's side of this node.
     pub local: Rc<Local>,
+    /// The failover groups, if there are any.
+    pub groups: Option<Groups>,
 }
 
 type Events = mpsc::UnboundedReceiver<(String, ShardEvent)>;
@@ -87,7 +92,9 @@ async fn run_on_runtime(config: Config) -> Result<Exit, Failure> {
         let listeners = bound.nbd.remove(&volume.name).unwrap_or_default();
         volumes.push(Rc::new(Volume::start(&config, volume, identity, listeners, sender.clone())?));
     }
-    let daemon = Rc::new(Daemon { config, volumes, local });
+    let seed = volume::random().map_err(|error| Failure::new(Exit::Failed, error))?;
+    let groups = groups::start(&config, &volumes, identity, seed)?;
+    let daemon = Rc::new(Daemon { config, volumes, local, groups });
     serve_peer(&daemon, bound.peer);
     serve_control(&daemon, bound.control);
     say!(

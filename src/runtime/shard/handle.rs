@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{mpsc, oneshot};
 
@@ -92,9 +93,19 @@ pub(super) enum Call {
     Stop,
 }
 
+/// What a shard shows without being asked, in nanoseconds of its clock.
+#[derive(Debug, Default)]
+pub(super) struct Signs {
+    /// When it last began a turn.
+    pub turn: AtomicU64,
+    /// When the link last carried something from the peer.
+    pub link: AtomicU64,
+}
+
 /// Calls on their way to the shard.
 #[derive(Debug)]
 pub(super) struct Inbox {
+    pub signs: Signs,
     waker: Waker,
     state: Mutex<InboxState>,
 }
@@ -109,7 +120,11 @@ struct InboxState {
 
 impl Inbox {
     pub fn new(waker: Waker, view: ShardView) -> Inbox {
-        Inbox { waker, state: Mutex::new(InboxState { calls: VecDeque::new(), ended: false, last_view: view }) }
+        Inbox {
+            signs: Signs::default(),
+            waker,
+            state: Mutex::new(InboxState { calls: VecDeque::new(), ended: false, last_view: view }),
+        }
     }
 
     /// Takes the calls that came in.
@@ -212,6 +227,12 @@ impl ShardHandle {
     /// The failover group's permit to serve reads; `None` when none is needed.
     pub fn permit(&self, until: Option<Moment>) {
         self.inbox.call(Call::Permit { until });
+    }
+
+    /// When the shard last made a turn, and when the link last carried something from the peer.
+    pub fn signs(&self) -> (Moment, Moment) {
+        let read = |sign: &AtomicU64| Moment(sign.load(Ordering::Relaxed));
+        (read(&self.inbox.signs.turn), read(&self.inbox.signs.link))
     }
 
     /// Flushes, persists and ends; [`ShardEvent::Stopped`] follows.

@@ -61,6 +61,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -215,9 +216,12 @@ impl Shard {
         self.gather(began);
         // Looked at again: what a disk has read counts only if the permit to read outlived it.
         let now = now();
+        let mut heard = false;
         for input in self.inputs.drain(..) {
+            heard |= matches!(input, Input::Frame { .. });
             self.mirror.handle(now, input, &mut self.effects);
         }
+        self.show_signs(now, heard);
         let mut host = CoreHost {
             mirror: &mut self.mirror,
             disk: &self.disk,
@@ -239,6 +243,17 @@ impl Shard {
         self.close_disk_if_idle();
         self.trim_pool_if_idle(now);
         Ok(())
+    }
+
+    /// Shows the failover group, if there is one, that this thread turns, and that the peer is heard.
+    fn show_signs(&self, now: Moment, heard: bool) {
+        if self.in_group {
+            let signs = &self.inbox.signs;
+            signs.turn.store(now.0, Ordering::Relaxed);
+            if heard {
+                signs.link.store(now.0, Ordering::Relaxed);
+            }
+        }
     }
 
     /// How long the next wait may last: not at all while something can be done without it.

@@ -1,0 +1,179 @@
+//! The failover groups of the configuration, as the groups' thread takes them.
+
+use super::volume::Volume;
+use crate::logic::failover::interface::{Identity, ResourceSettings, Settings};
+use crate::logic::mirror::interface;
+use crate::runtime::arbiter::ArbiterSpec;
+use crate::runtime::arbiter::stored::Owner;
+use crate::runtime::cli::exit::{Exit, Failure};
+use crate::runtime::config::Config;
+use crate::runtime::config::failover::{ArbiterConfig, shared_spec};
+use crate::runtime::config::group::{GroupConfig, Start, What};
+use crate::runtime::fencing::agent::AgentSpec;
+use crate::runtime::fencing::script::ScriptSpec;
+use crate::runtime::fencing::{FencingSpec, Names, Times};
+use crate::runtime::group::{GroupSpec, Groups, GroupsSpec};
+use crate::runtime::heartbeat::{HeartbeatSpec, PathSpec};
+use crate::runtime::resource::{Context, DiskOutcome, Place, Reason};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Longest time one read of a server's power may take.
+const POWER_STATUS_TIME: Duration = Duration::from_secs(5);
+
+/// Starts the groups, if there are any.
+pub fn start(
+    config: &Config,
+    volumes: &[Rc<Volume>],
+    identity: interface::Identity,
+    seed: u64,
+) -> Result<Option<Groups>, Failure> {
+    if config.groups.is_empty() {
+        return Ok(None);
+    }
+    let identity = Identity { incarnation: identity.incarnation, boot: identity.boot, seed };
+    let groups = config.groups.iter().map(|group| describe(config, group, volumes, identity)).collect();
+    let secret = config.secret.clone().expect("a daemon reads the secret");
+    let spec = GroupsSpec {
+        groups,
+        identity,
+        node: config.node,
+        state_dir: config.this_node().state_dir.clone(),
+        heartbeats: HeartbeatSpec {
+            cluster: config.cluster.clone(),
+            secret,
+            node: config.node,
+            names: [config.nodes[0].name.clone(), config.nodes[1].name.clone()],
+            incarnation: identity.incarnation,
+            groups: config.groups.iter().map(|group| group.name.clone()).collect(),
+            paths: paths(config),
+        },
+    };
+    Groups::start(spec).map(Some).map_err(|reason| Failure::new(Exit::Failed, reason))
+}
+
+/// The heartbeat's paths: the addresses of both nodes, in the order of the file.
+fn paths(config: &Config) -> Vec<PathSpec> {
+    let pairs = config.this_node().heartbeat.iter().zip(&config.peer_node().heartbeat);
+    pairs.map(|(local, peer)| PathSpec { name: format!("{local} to {peer}"), local: *local, peer: *peer }).collect()
+}
+
+fn describe(config: &Config, group: &GroupConfig, volumes: &[Rc<Volume>], identity: Identity) -> GroupSpec {
+    let own = volumes.iter().filter(|volume| group.volumes.contains(&volume.name));
+    GroupSpec {
+        settings: settings(config, group),
+        volumes: own.map(|volume| (volume.name.clone(), volume.shard.clone())).collect(),
+        resources: group.resources.clone(),
+        arbiter: config.arbiter.as_ref().filter(|_| config.failover.mode.has_arbiter()).map(|arbiter| {
+            let owner = Owner {
+                cluster: config.cluster.clone(),
+                group: group.name.clone(),
+                nodes: [config.nodes[0].name.clone(), config.nodes[1].name.clone()],
+            };
+            match arbiter {
+                ArbiterConfig::Etcd { spec, timeout } => (ArbiterSpec::Etcd(spec.clone()), owner, *timeout),
+                ArbiterConfig::File { directory, timeout } => {
+                    let spec = shared_spec(directory.clone(), config.node, identity.incarnation);
+                    (ArbiterSpec::Shared(spec), owner, *timeout)
+                }
+            }
+        }),
+        fencing: fencing(config),
+        context: context(config, group),
+    }
+}
+
+/// How the peer is switched off.
+fn fencing(config: &Config) -> Option<(FencingSpec, Names, Times)> {
+    let device = config.fencing[usize::from(config.node.peer().0)].as_ref()?;
+    if !config.failover.mode.has_fencing() {
+        return None;
+    }
+    let spec = if device.is_agent {
+        FencingSpec::Agent(AgentSpec {
+            file: device.program.clone(),
+            options: device.options.clone(),
+            secrets: device.secret_options.clone(),
+        })
+    } else {
+        FencingSpec::Script(ScriptSpec { file: device.program.clone() })
+    };
+    let names = Names {
+        cluster: config.cluster.clone(),
+        victim: config.peer_node().name.clone(),
+        by: config.this_node().name.clone(),
+    };
+    let times = Times { deadline: device.timeout, status: POWER_STATUS_TIME.min(device.timeout) };
+    Some((spec, names, times))
+}
+
+fn context(config: &Config, group: &GroupConfig) -> Context {
+    let addresses = group.resources.iter().filter_map(|resource| match &resource.what {
+        What::Address(address) => Some(address.address),
+        _ => None,
+    });
+    Context {
+        cluster: config.cluster.clone(),
+        group: group.name.clone(),
+        node: config.this_node().name.clone(),
+        peer: config.peer_node().name.clone(),
+        reason: Reason::Start,
+        place: if group.home == config.node { Place::Home } else { Place::Other },
+        disk: DiskOutcome::Success,
+        volumes: group.volumes.clone(),
+        addresses: addresses.collect(),
+    }
+}
+
+fn settings(config: &Config, group: &GroupConfig) -> Settings {
+    let failover = &config.failover;
+    let resources = group.resources.iter().map(|resource| ResourceSettings {
+        name: resource.name.clone(),
+        needs: resource.needs.clone(),
+        critical: resource.times.critical,
+        skip: resource.skip,
+        start_timeout: resource.times.start_timeout,
+        stop_timeout: resource.times.stop_timeout,
+    });
+    Settings {
+        group: group.name.clone(),
+        node: config.node,
+        home: group.home,
+        node_names: [config.nodes[0].name.clone(), config.nodes[1].name.clone()],
+        mode: failover.mode,
+        paths: paths(config).into_iter().map(|path| path.name).collect(),
+        heartbeat_interval: failover.heartbeat_interval,
+        suspect_after: failover.suspect_after,
+        dead_after: failover.dead_after,
+        init_dead_after: failover.init_dead_after,
+        clock_rate_per_mille: failover.clock_rate_per_mille,
+        permit_margin: failover.permit_margin,
+        arbiter_interval: failover.arbiter_interval,
+        retry_interval: failover.retry_interval,
+        fence_delay: failover.fence_delay,
+        // Only the mode that goes by pings alone, which is not offered, waits for it.
+        quiet_time: failover.dead_after * 2,
+        unclean_takeover: failover.unclean_takeover,
+        peer_wait: failover.peer_wait,
+        fallback_after: group.settings.fallback.0,
+        flap_guard: failover.flap_guard,
+        critical_delay_storage: failover.critical_delay_storage,
+        critical_delay_service: failover.critical_delay_service,
+        stall_after: failover.stall_after,
+        mirror_timeout: failover.mirror_timeout,
+        handover_timeout: failover.handover_timeout,
+        auto_start: group.settings.start == Start::Auto,
+        resources: resources.collect(),
+        config: config.digest,
+        version: version(),
+    }
+}
+
+fn version() -> [u16; 3] {
+    let number = |text: &str| text.parse().expect("the package's version is three numbers");
+    [
+        number(env!("CARGO_PKG_VERSION_MAJOR")),
+        number(env!("CARGO_PKG_VERSION_MINOR")),
+        number(env!("CARGO_PKG_VERSION_PATCH")),
+    ]
+}

@@ -1,0 +1,334 @@
+//! One group's task: inputs in, one decision of the core, effects out.
+
+use super::hands::Hands;
+use super::volumes::{Volume, Volumes};
+use super::watch::Found;
+use super::{notes, remembered};
+use crate::base::command::{CommandOutcome, Refusal};
+use crate::base::group::Memory;
+use crate::base::heartbeat::Heartbeat;
+use crate::base::ids::CommandId;
+use crate::base::time::Moment;
+use crate::logic::failover::Failover;
+use crate::logic::failover::GroupView;
+use crate::logic::failover::interface::{Effect, Gate, Identity, Input, MirrorFacts, Settings, Verb};
+use crate::logic::mirror::interface::{Facts, Order};
+use crate::runtime::heartbeat::{Heartbeats, now};
+use crate::runtime::resource::{Happened, What};
+use crate::runtime::shard::ShardHandle;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+/// A call into a group's task.
+#[derive(Debug)]
+pub(super) enum Call {
+    /// The peer was heard on a path.
+    Heard { path: usize, heartbeat: Box<Heartbeat> },
+    /// The peer's host lives, its daemon doesn't.
+    PeerRefused,
+    /// What is known of a volume has changed.
+    Facts { volume: String, facts: Facts },
+    /// A volume has carried out an order.
+    OrderDone { volume: String, id: u64, result: Result<(), String> },
+    /// An operator's command.
+    Command { verb: Verb, answer: oneshot::Sender<CommandOutcome> },
+    /// Everything that is shown.
+    Status(oneshot::Sender<GroupStatus>),
+    /// The daemon stops.
+    Stop(oneshot::Sender<()>),
+}
+
+/// Everything that is shown of a group.
+#[derive(Clone, Debug, Serialize)]
+pub struct GroupStatus {
+    /// What the core knows.
+    pub group: GroupView,
+    /// What its resources are.
+    pub resources: Vec<ResourceStatus>,
+}
+
+/// What a resource is.
+#[derive(Clone, Debug, Serialize)]
+pub struct ResourceStatus {
+    /// Its name.
+    pub name: String,
+    /// What was found by looking.
+    pub found: String,
+}
+
+/// A volume's shard, as the group uses it.
+#[derive(Debug)]
+pub(super) struct ShardVolume {
+    /// Its name.
+    pub name: String,
+    /// Its shard.
+    pub shard: ShardHandle,
+}
+
+impl Volume for ShardVolume {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn order(&self, id: u64, order: Order) {
+        self.shard.order(id, order);
+    }
+}
+
+/// Where things come in from.
+pub(super) struct Sources {
+    /// From the rest of the daemon.
+    pub calls: mpsc::UnboundedReceiver<Call>,
+    /// From what was begun for the core.
+    pub answers: mpsc::UnboundedReceiver<Input>,
+    /// From monitors.
+    pub found: mpsc::UnboundedReceiver<Found>,
+    /// From resources, by themselves.
+    pub happened: mpsc::UnboundedReceiver<Happened>,
+}
+
+/// One group on this node.
+struct Task {
+    core: Failover,
+    own: Parts,
+}
+
+/// Everything of a group but its core, which begins when every volume has told what it is.
+pub(super) struct Parts {
+    /// Its name.
+    pub name: String,
+    /// Its number in the heartbeats.
+    pub index: usize,
+    /// What its core goes by.
+    pub settings: Settings,
+    /// Who this process is.
+    pub identity: Identity,
+    /// What an earlier life of the daemon knew.
+    pub memory: Memory,
+    /// Its volumes.
+    pub volumes: Volumes<ShardVolume>,
+    /// What is done for the core.
+    pub hands: Hands,
+    /// Sends its heartbeats.
+    pub heartbeats: Rc<Heartbeats>,
+    /// What must outlast a restart.
+    pub memory_file: PathBuf,
+    /// When the link was last known to carry something.
+    pub link_heard: Moment,
+    /// Commands the core has not answered.
+    pub commands: HashMap<CommandId, oneshot::Sender<CommandOutcome>>,
+    /// The last command's number.
+    pub next_command: u64,
+    /// Who waits for the end.
+    pub stopping: Vec<oneshot::Sender<()>>,
+}
+
+/// Runs a group until its core says that it has stopped.
+pub(super) async fn run(mut own: Parts, mut sources: Sources) {
+    let Some((facts, early)) = first_facts(&mut own.volumes, &mut sources.calls).await else { return };
+    own.hands.end_left_behind();
+    let core = Failover::new(own.settings.clone(), own.identity, own.memory, facts, now());
+    Task { core, own }.run(early, sources).await;
+}
+
+/// What the volumes are, as soon as all have told; and what else was asked meanwhile. `None` when the daemon has ended.
+async fn first_facts(
+    volumes: &mut Volumes<ShardVolume>,
+    calls: &mut mpsc::UnboundedReceiver<Call>,
+) -> Option<(MirrorFacts, Vec<Call>)> {
+    let mut early = Vec::new();
+    loop {
+        match calls.recv().await? {
+            Call::Facts { volume, facts } => {
+                if let Some(all) = volumes.learn(&volume, facts) {
+                    return Some((all, early));
+                }
+            }
+            other => early.push(other),
+        }
+    }
+}
+
+impl Task {
+    async fn run(mut self, early: Vec<Call>, mut sources: Sources) {
+        let mut inputs = Vec::new();
+        let mut effects = Vec::new();
+        early.into_iter().for_each(|call| self.take(call, &mut inputs));
+        loop {
+            self.wait(&mut sources, &mut inputs).await;
+            self.look_at_volumes(&mut inputs);
+            let at = now();
+            for input in inputs.drain(..) {
+                self.core.handle(at, input, &mut effects);
+            }
+            self.core.settle(at, &mut effects);
+            let mut over = false;
+            for effect in effects.drain(..) {
+                over |= self.carry_out(effect);
+            }
+            self.own.hands.watch_started();
+            if over {
+                self.own.stopping.drain(..).for_each(|waiting| waiting.send(()).unwrap_or(()));
+                return;
+            }
+        }
+    }
+
+    /// Waits for something to happen, and takes everything that has.
+    async fn wait(&mut self, sources: &mut Sources, inputs: &mut Vec<Input>) {
+        let deadline = self.core.next_deadline().map(|deadline| Instant::now() + deadline.since(now()));
+        let timer = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(call) = sources.calls.recv() => self.take(call, inputs),
+            Some(answer) = sources.answers.recv() => inputs.push(answer),
+            Some(found) = sources.found.recv() => inputs.push(found.into()),
+            Some(happened) = sources.happened.recv() => self.happened(happened, inputs),
+            () = timer => inputs.push(Input::Tick),
+        }
+        while let Ok(call) = sources.calls.try_recv() {
+            self.take(call, inputs);
+        }
+        while let Ok(answer) = sources.answers.try_recv() {
+            inputs.push(answer);
+        }
+    }
+
+    /// What the shards show without being asked: that they turn, and that the link carries something.
+    fn look_at_volumes(&mut self, inputs: &mut Vec<Input>) {
+        let signs = self.own.volumes.iter().map(|volume| volume.shard.signs());
+        let (mut turned, mut heard) = (Moment(u64::MAX), Moment(0));
+        for (turn, link) in signs {
+            turned = turned.min(turn);
+            heard = heard.max(link);
+        }
+        inputs.push(Input::TurnAge(now().since(turned)));
+        if heard > self.own.link_heard {
+            self.own.link_heard = heard;
+            inputs.push(Input::LinkHeard);
+        }
+    }
+
+    fn take(&mut self, call: Call, inputs: &mut Vec<Input>) {
+        match call {
+            Call::Heard { path, heartbeat } => {
+                if let Some(asked) = &self.own.hands.arbiter {
+                    asked.hear_peer();
+                }
+                inputs.push(Input::Heartbeat { path, heartbeat });
+            }
+            Call::PeerRefused => inputs.push(Input::PeerRefused),
+            Call::Facts { volume, facts } => inputs.extend(self.own.volumes.learn(&volume, facts).map(Input::Mirror)),
+            Call::OrderDone { volume, id, result } => {
+                let done = self.own.volumes.order_done(&volume, id, result);
+                inputs.extend(done.map(|result| Input::MirrorDone { id, result }));
+            }
+            Call::Command { verb, answer } => {
+                if let (Verb::Recover, Some(asked)) = (verb, &self.own.hands.arbiter) {
+                    // An operator has looked: a store that was restored or replaced is taken as it is.
+                    asked.arbiter.accept_store();
+                }
+                self.own.next_command += 1;
+                let id = CommandId(self.own.next_command);
+                self.own.commands.insert(id, answer);
+                inputs.push(Input::Command { id, verb });
+            }
+            Call::Status(answer) => answer.send(self.status()).unwrap_or(()),
+            Call::Stop(waiting) => {
+                self.own.stopping.push(waiting);
+                inputs.push(Input::Stop);
+            }
+        }
+    }
+
+    fn happened(&self, happened: Happened, inputs: &mut Vec<Input>) {
+        let Happened { resource, what } = happened;
+        let index = self.own.hands.slots.iter().position(|slot| slot.resource.name() == resource);
+        match (what, index) {
+            (What::Repaired(words), _) => tracing::warn!(group = self.own.name, "{resource}: {words}"),
+            (What::Alarm(words), _) => tracing::error!(group = self.own.name, "{resource}: {words}"),
+            (What::Failed(trouble) | What::StopServing(trouble), Some(index)) => {
+                inputs.push(Input::Resource { index, trouble: Some(trouble.to_string()) });
+            }
+            (What::Failed(_) | What::StopServing(_), None) => unreachable!("only our resources tell"),
+        }
+    }
+
+    /// Carries out one effect. True when the core has stopped.
+    fn carry_out(&mut self, effect: Effect) -> bool {
+        match effect {
+            Effect::Heartbeat { path, heartbeat } => self.own.heartbeats.send(path, self.own.index, &heartbeat),
+            Effect::Gate(gate) => {
+                let until = match gate {
+                    Gate::Closed => Some(Moment(0)),
+                    Gate::Until(end) => Some(end),
+                    Gate::Open => None,
+                };
+                self.own.volumes.iter().for_each(|volume| volume.shard.permit(until));
+                self.own.hands.gate(gate);
+            }
+            Effect::Mirror { id, order } => {
+                if let Some(result) = self.own.volumes.order(id, order) {
+                    let _ = self.own.hands.answers.send(Input::MirrorDone { id, result });
+                }
+            }
+            Effect::Arbiter { id, call } => self.own.hands.arbiter(id, call),
+            Effect::Fence { id } => self.own.hands.fence(id),
+            Effect::Probe { .. } => unreachable!("only the mode that goes by pings alone asks for it"),
+            Effect::Step { id, index, verb, deadline, reason } => {
+                self.own.hands.step(id, index, verb, deadline, reason)
+            }
+            Effect::Remember(memory) => {
+                if let Err(error) = remembered::save(&self.own.memory_file, &memory) {
+                    let file = self.own.memory_file.display();
+                    tracing::error!(
+                        group = self.own.name,
+                        "{file} can't be written: {error}; a restart will not know it"
+                    );
+                }
+            }
+            Effect::CommandDone { id, outcome } => {
+                if let Some(answer) = self.own.commands.remove(&id) {
+                    answer.send(outcome).unwrap_or(());
+                }
+            }
+            Effect::Abort { reason } => {
+                tracing::error!(
+                    group = self.own.name,
+                    "this process ends at once, so that the peer can take over: {reason}"
+                );
+                std::process::abort();
+            }
+            Effect::Stopped => return true,
+            Effect::Note(note) => notes::log(&self.own.name, self.core.settings(), &note),
+        }
+        false
+    }
+
+    fn status(&self) -> GroupStatus {
+        GroupStatus { group: self.core.view(), resources: Vec::new() }
+    }
+}
+
+impl From<Found> for Input {
+    fn from(found: Found) -> Input {
+        Input::Resource { index: found.index, trouble: found.trouble }
+    }
+}
+
+/// What is answered when the group's task has ended.
+pub(super) fn ended() -> CommandOutcome {
+    CommandOutcome::Refused(Refusal::new(
+        "stopping",
+        "The group has stopped with its daemon, so the command was not carried out.",
+        "Start the daemon again and repeat it.",
+    ))
+}

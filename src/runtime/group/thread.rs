@@ -1,0 +1,256 @@
+//! The thread of the groups, and the face of it towards the rest of the daemon.
+
+use super::hands::{Asked, Hands, Slot};
+use super::remembered;
+use super::task::{self, Call, GroupStatus, Parts, ShardVolume, Sources, ended};
+use super::volumes::Volumes;
+use super::watch::Rhythm;
+use crate::base::command::CommandOutcome;
+use crate::base::ids::NodeId;
+use crate::base::time::Moment;
+use crate::logic::failover::interface::{Identity, Settings, Verb};
+use crate::logic::mirror::interface::Facts;
+use crate::runtime::arbiter::ArbiterSpec;
+use crate::runtime::arbiter::stored::Owner;
+use crate::runtime::config::group::{ResourceConfig, What};
+use crate::runtime::fencing::{Fencing, FencingSpec, Names, Times};
+use crate::runtime::heartbeat::{Event, HeartbeatSpec, Heartbeats};
+use crate::runtime::resource::address::FloatingAddress;
+use crate::runtime::resource::filesystem::FileSystem;
+use crate::runtime::resource::script::Script;
+use crate::runtime::resource::service::Service;
+use crate::runtime::resource::{Context, Events, Resource};
+use crate::runtime::shard::ShardHandle;
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+/// One group, as the daemon describes it to the thread.
+pub struct GroupSpec {
+    /// What its core goes by.
+    pub settings: Settings,
+    /// Its volumes.
+    pub volumes: Vec<(String, ShardHandle)>,
+    /// Its resources, in the order of the settings.
+    pub resources: Vec<ResourceConfig>,
+    /// The arbiter, in the modes that have one, and how long a question may take.
+    pub arbiter: Option<(ArbiterSpec, Owner, Duration)>,
+    /// What switches the peer off, in the modes that do.
+    pub fencing: Option<(FencingSpec, Names, Times)>,
+    /// What scripts and services are told.
+    pub context: Context,
+}
+
+/// All groups of the daemon.
+pub struct GroupsSpec {
+    /// Each of them, in the order of the heartbeats.
+    pub groups: Vec<GroupSpec>,
+    /// Who this process is.
+    pub identity: Identity,
+    /// This node.
+    pub node: NodeId,
+    /// Where each keeps what must outlast a restart.
+    pub state_dir: PathBuf,
+    /// The heartbeats.
+    pub heartbeats: HeartbeatSpec,
+}
+
+/// Calls the groups from any thread.
+#[derive(Clone)]
+pub struct Groups {
+    calls: HashMap<String, mpsc::UnboundedSender<Call>>,
+}
+
+impl Groups {
+    /// Starts the thread and every group. The error is a sentence.
+    pub fn start(spec: GroupsSpec) -> Result<Groups, String> {
+        let mut calls = HashMap::new();
+        let mut receivers = Vec::new();
+        for group in &spec.groups {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            calls.insert(group.settings.group.clone(), sender);
+            receivers.push(receiver);
+        }
+        let groups = Groups { calls };
+        let own = groups.clone();
+        let (ready, started) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name("group".into());
+        thread
+            .spawn(move || {
+                let result = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                match result {
+                    Ok(runtime) => LocalSet::new().block_on(&runtime, serve(spec, receivers, own, ready)),
+                    Err(error) => ready.send(Err(words(&error))).unwrap_or(()),
+                }
+            })
+            .map_err(|error| words(&error))?;
+        started.recv().map_err(|_| "the groups' thread ended".to_string())??;
+        Ok(groups)
+    }
+
+    /// What is known of a volume has changed.
+    pub fn facts(&self, group: &str, volume: &str, facts: Facts) {
+        self.call(group, Call::Facts { volume: volume.to_string(), facts });
+    }
+
+    /// A volume has carried out an order.
+    pub fn order_done(&self, group: &str, volume: &str, id: u64, result: Result<(), String>) {
+        self.call(group, Call::OrderDone { volume: volume.to_string(), id, result });
+    }
+
+    /// Every address of the peer refused a connection.
+    pub fn peer_refused(&self) {
+        for calls in self.calls.values() {
+            calls.send(Call::PeerRefused).unwrap_or(());
+        }
+    }
+
+    /// Carries out an operator's command.
+    pub async fn command(&self, group: &str, verb: Verb) -> CommandOutcome {
+        let (answer, outcome) = oneshot::channel();
+        self.call(group, Call::Command { verb, answer });
+        outcome.await.unwrap_or_else(|_| ended())
+    }
+
+    /// Everything that is shown of a group; `None` when it has ended.
+    pub async fn status(&self, group: &str) -> Option<GroupStatus> {
+        let (answer, status) = oneshot::channel();
+        self.call(group, Call::Status(answer));
+        status.await.ok()
+    }
+
+    /// Hands over or stops every group, and waits for that.
+    pub async fn stop(&self) {
+        let mut waiting = Vec::new();
+        for calls in self.calls.values() {
+            let (stopped, wait) = oneshot::channel();
+            if calls.send(Call::Stop(stopped)).is_ok() {
+                waiting.push(wait);
+            }
+        }
+        for wait in waiting {
+            // A group whose task has ended has stopped.
+            let _ = wait.await;
+        }
+    }
+
+    fn call(&self, group: &str, call: Call) {
+        if let Some(calls) = self.calls.get(group) {
+            calls.send(call).unwrap_or(());
+        }
+    }
+}
+
+async fn serve(
+    spec: GroupsSpec,
+    receivers: Vec<mpsc::UnboundedReceiver<Call>>,
+    groups: Groups,
+    ready: std::sync::mpsc::Sender<Result<(), String>>,
+) {
+    match begin(spec, receivers) {
+        Ok((tasks, events, names)) => {
+            ready.send(Ok(())).unwrap_or(());
+            tokio::task::spawn_local(distribute(events, names, groups));
+            for task in tasks {
+                // Each ends when its group has stopped.
+                let _ = task.await;
+            }
+        }
+        Err(reason) => ready.send(Err(reason)).unwrap_or(()),
+    }
+}
+
+type Begun = (Vec<tokio::task::JoinHandle<()>>, mpsc::Receiver<Event>, Vec<String>);
+
+fn begin(spec: GroupsSpec, receivers: Vec<mpsc::UnboundedReceiver<Call>>) -> Result<Begun, String> {
+    let (heartbeats, events) = Heartbeats::start(spec.heartbeats).map_err(|error| words(&error))?;
+    let heartbeats = Rc::new(heartbeats);
+    let names = spec.groups.iter().map(|group| group.settings.group.clone()).collect();
+    let mut tasks = Vec::new();
+    for (index, (group, calls)) in spec.groups.into_iter().zip(receivers).enumerate() {
+        let identity = Identity { seed: spec.identity.seed.wrapping_add(index as u64), ..spec.identity };
+        let (parts, sources) = prepare(group, index, identity, calls, heartbeats.clone(), &spec.state_dir)?;
+        tasks.push(tokio::task::spawn_local(task::run(parts, sources)));
+    }
+    Ok((tasks, events, names))
+}
+
+fn prepare(
+    spec: GroupSpec,
+    index: usize,
+    identity: Identity,
+    calls: mpsc::UnboundedReceiver<Call>,
+    heartbeats: Rc<Heartbeats>,
+    state_dir: &std::path::Path,
+) -> Result<(Parts, Sources), String> {
+    let name = spec.settings.group.clone();
+    let memory_file = remembered::file(state_dir, &name);
+    let memory = remembered::load(&memory_file)?;
+    let (answers, answered) = mpsc::unbounded_channel();
+    let (found, finds) = mpsc::unbounded_channel();
+    let (events, happened) = mpsc::unbounded_channel();
+    let arbiter = spec.arbiter.map(|(arbiter, owner, timeout)| {
+        let seen = state_dir.join(format!("arbiter.{name}.json"));
+        Asked::new(&arbiter, owner, timeout, seen).map(Rc::new)
+    });
+    let fencing = spec.fencing.map(|(fencing, names, times)| Fencing::new(fencing, names, times).map(Rc::new));
+    let arbiter = arbiter.transpose()?;
+    if let Some(asked) = arbiter.clone() {
+        let group = name.clone();
+        tokio::task::spawn_local(async move { asked.watch(&group).await });
+    }
+    let hands = Hands {
+        arbiter,
+        fencing: fencing.transpose()?,
+        slots: spec.resources.into_iter().map(|resource| slot(resource, &events)).collect(),
+        context: spec.context,
+        answers,
+        found,
+    };
+    let volumes = spec.volumes.into_iter().map(|(name, shard)| ShardVolume { name, shard }).collect();
+    let parts = Parts {
+        name,
+        index,
+        settings: spec.settings,
+        identity,
+        memory,
+        volumes: Volumes::new(volumes),
+        hands,
+        heartbeats,
+        memory_file,
+        link_heard: Moment(0),
+        commands: HashMap::new(),
+        next_command: 0,
+        stopping: Vec::new(),
+    };
+    Ok((parts, Sources { calls, answers: answered, found: finds, happened }))
+}
+
+fn slot(config: ResourceConfig, events: &Events) -> Slot {
+    let rhythm = Rhythm { interval: config.times.monitor_interval, timeout: config.times.monitor_timeout };
+    let (resource, is_address): (Rc<dyn Resource>, bool) = match config.what {
+        What::FileSystem(config) => (Rc::new(FileSystem::new(config, events.clone())), false),
+        What::Address(config) => (Rc::new(FloatingAddress::new(config, events.clone())), true),
+        What::Script(config) => (Rc::new(Script::new(config)), false),
+        What::Service(config) => (Rc::new(Service::new(config, events.clone())), false),
+    };
+    Slot::new(resource, is_address, rhythm)
+}
+
+/// Hands what the heartbeats bring to the groups it concerns.
+async fn distribute(mut events: mpsc::Receiver<Event>, names: Vec<String>, groups: Groups) {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Heard { group, path, heartbeat, .. } => groups.call(&names[group], Call::Heard { path, heartbeat }),
+            Event::Unheard { .. } => groups.peer_refused(),
+        }
+    }
+}
+
+fn words(error: &io::Error) -> String {
+    format!("the kernel refuses what the groups need: {error}")
+}

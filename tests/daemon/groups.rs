@@ -1,0 +1,209 @@
+//! A failover group as its users meet it: it starts, moves and fails over by itself, and nothing acknowledged is lost.
+
+use crate::pair::{ALPHA, BETA, NODES, Pair, assert_holds, write};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+
+/// A pair of blank disks with a group.
+fn configured() -> Pair {
+    let pair = Pair::initialised("", "64MiB");
+    add_group(&pair);
+    pair
+}
+
+/// One group in mode `arbiter`, whose arbiter is a directory; a hook writes down what it is told.
+fn add_group(pair: &Pair) {
+    std::fs::create_dir(pair.path("arbiter")).unwrap();
+    let hook = "echo $TWINBLOCK_NODE $TWINBLOCK_VERB $TWINBLOCK_EVENT >> \\\"$0\\\"";
+    let told = pair.path("told");
+    let told = told.display();
+    let sections = format!(
+        "[failover]\nmode = \"arbiter\"\n[arbiter]\nkind = \"file\"\ndirectory = \"arbiter\"\n\
+         [[group]]\nname = \"db\"\nhome = \"alpha\"\nvolumes = [\"vol0\"]\n\
+         [[group.script]]\nname = \"hook\"\nstart = [\"/bin/sh\", \"-c\", \"{hook}\", \"{told}\"]\n\
+         stop = [\"/bin/sh\", \"-c\", \"{hook}\", \"{told}\"]\n"
+    );
+    pair.configure("", &sections);
+}
+
+/// Both daemons run, and the group is where it belongs.
+fn running() -> Pair {
+    let mut pair = configured();
+    pair.start(ALPHA);
+    pair.start(BETA);
+    wait_group(&mut pair, ALPHA, "the owner, with a fit standby", |group| {
+        group["role"] == "owner" && group["peer_state"][0] == "normal" && group["serving"] == true
+    });
+    pair.wait_in_sync(ALPHA);
+    pair
+}
+
+/// The core's view of the group on a node.
+fn group(pair: &Pair, node: usize) -> Value {
+    let groups: Value = serde_json::from_str(&pair.done(node, &["group", "status", "--json"])).unwrap();
+    groups[0]["group"].clone()
+}
+
+fn wait_group(pair: &mut Pair, node: usize, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pair.wait(&format!("the group on {} to be {what}", NODES[node]), |pair| Some(group(pair, node)).filter(&wanted))
+}
+
+fn wait_owner(pair: &mut Pair, node: usize) -> Value {
+    wait_group(pair, node, "the owner", |group| group["role"] == "owner" && group["serving"] == true)
+}
+
+/// What the hook was told, without the lines of clean-ups before a start.
+fn told(pair: &Pair) -> Vec<String> {
+    let text = std::fs::read_to_string(pair.path("told")).unwrap_or_default();
+    text.lines().map(str::to_string).collect()
+}
+
+#[test]
+fn a_group_starts_by_itself_and_moves_by_order_without_a_copy() {
+    let mut pair = running();
+    let mut client = pair.client(ALPHA);
+    write(&mut client, 0, 3 << 20, 0x11);
+    pair.fails(BETA, &["promote", "vol0"], 3, "group move db");
+    pair.fails(ALPHA, &["demote", "vol0"], 3, "group move db");
+
+    pair.done(ALPHA, &["group", "move"]);
+    wait_owner(&mut pair, BETA);
+    assert_eq!(group(&pair, ALPHA)["role"], "standby");
+    assert!(client.read(0, &mut [0; 4096]).is_err(), "the old owner's clients are cut");
+    let mut client = pair.client(BETA);
+    assert_holds(&mut client, 0, 3 << 20, 0x11);
+    write(&mut client, 4 * MIB, MIB as usize, 0x22);
+    let status = pair.wait_in_sync(BETA);
+    let copied = &status["last_resync"]["bytes_copied"];
+    assert!(copied.is_null() || *copied == 0, "an orderly move copies nothing: {status}");
+    assert!(told(&pair).ends_with(&["alpha stop stop".into(), "beta start move".into()]), "{:?}", told(&pair));
+    client.disconnect();
+
+    pair.done(BETA, &["group", "fallback", "db"]);
+    wait_owner(&mut pair, ALPHA);
+    let mut client = pair.client(ALPHA);
+    assert_holds(&mut client, 4 * MIB, MIB as usize, 0x22);
+    client.disconnect();
+    pair.wait_in_sync(ALPHA);
+    pair.stop_identical([BETA, ALPHA]);
+}
+
+#[test]
+fn the_standby_takes_over_from_a_killed_owner_and_the_old_owner_returns_as_standby() {
+    let mut pair = running();
+    let mut client = pair.client(ALPHA);
+    write(&mut client, 0, 3 << 20, 0x33);
+    pair.kill9(ALPHA);
+    let group = wait_owner(&mut pair, BETA);
+    assert_eq!((&group["alone"], &group["reason"]), (&true.into(), &"peer-down".into()));
+    let mut client = pair.client(BETA);
+    assert_holds(&mut client, 0, 3 << 20, 0x33);
+    write(&mut client, 8 * MIB, MIB as usize, 0x44);
+    assert!(told(&pair).last().is_some_and(|last| last == "beta start failover"), "{:?}", told(&pair));
+
+    pair.start(ALPHA);
+    let status = pair.wait_in_sync(BETA);
+    assert_eq!(status["last_resync"]["kind"], "differential", "{status}");
+    wait_group(&mut pair, ALPHA, "standing by", |group| group["role"] == "standby" && group["peer_state"].is_array());
+    wait_group(&mut pair, BETA, "with a peer that may take over", |group| group["alone"] == false);
+    assert_holds(&mut client, 8 * MIB, MIB as usize, 0x44);
+
+    // And the other way round.
+    client.disconnect();
+    pair.kill9(BETA);
+    wait_owner(&mut pair, ALPHA);
+    let mut client = pair.client(ALPHA);
+    assert_holds(&mut client, 8 * MIB, MIB as usize, 0x44);
+    client.disconnect();
+}
+
+#[test]
+fn without_its_arbiter_nobody_takes_over_and_with_it_again_the_standby_does() {
+    let mut pair = running();
+    let mut client = pair.client(ALPHA);
+    write(&mut client, 0, MIB as usize, 0x55);
+    std::fs::rename(pair.path("arbiter"), pair.path("away")).unwrap();
+    pair.kill9(ALPHA);
+    let group = wait_group(&mut pair, BETA, "without an arbiter", |group| {
+        group["peer"]["level"] == "lost" && group["arbiter"]["trouble"].is_string()
+    });
+    assert_eq!((&group["role"] == "owner", &group["serving"]), (false, &false.into()), "{group}");
+    assert!(group["arbiter"]["trouble"].as_str().unwrap().contains("arbiter"), "{group}");
+    assert_eq!(pair.status(BETA)["role"], "secondary");
+
+    std::fs::rename(pair.path("away"), pair.path("arbiter")).unwrap();
+    wait_owner(&mut pair, BETA);
+    let mut client = pair.client(BETA);
+    assert_holds(&mut client, 0, MIB as usize, 0x55);
+    client.disconnect();
+}
+
+#[test]
+fn a_daemon_that_stops_in_order_hands_its_group_over() {
+    let mut pair = running();
+    let mut client = pair.client(ALPHA);
+    write(&mut client, 0, MIB as usize, 0x66);
+    client.disconnect();
+    pair.stop(ALPHA);
+    wait_owner(&mut pair, BETA);
+    let mut client = pair.client(BETA);
+    assert_holds(&mut client, 0, MIB as usize, 0x66);
+    client.disconnect();
+    pair.stop(BETA);
+}
+
+#[test]
+fn a_node_taken_out_gives_its_group_up_and_takes_none_over() {
+    let mut pair = running();
+    pair.done(ALPHA, &["deactivate"]);
+    wait_owner(&mut pair, BETA);
+    pair.kill9(BETA);
+    let group = wait_group(&mut pair, ALPHA, "without a peer", |group| group["peer"]["level"] == "lost");
+    assert!(group["takeover_block"].is_string(), "{group}");
+    assert_ne!(group["role"], "owner");
+    pair.done(ALPHA, &["activate"]);
+    wait_owner(&mut pair, ALPHA);
+}
+
+#[test]
+fn a_pair_that_was_run_by_hand_gets_a_group() {
+    let mut pair = Pair::running("", "64MiB");
+    let mut client = pair.client(ALPHA);
+    write(&mut client, 0, MIB as usize, 0x77);
+    client.disconnect();
+    // Several changes of role, so that the disks have seen epochs that no record has.
+    for (from, to) in [(ALPHA, BETA), (BETA, ALPHA), (ALPHA, BETA)] {
+        pair.done(from, &["demote", "vol0"]);
+        pair.done(to, &["promote", "vol0"]);
+        pair.wait_in_sync(to);
+    }
+    pair.stop(ALPHA);
+    pair.stop(BETA);
+    add_group(&pair);
+    pair.start(ALPHA);
+    pair.start(BETA);
+    // Who was primary last owns it first.
+    let group = wait_owner(&mut pair, BETA);
+    assert!(group["epoch"].as_u64().unwrap() > 3, "no epoch is used twice: {group}");
+    let mut client = pair.client(BETA);
+    assert_holds(&mut client, 0, MIB as usize, 0x77);
+    client.disconnect();
+    wait_group(&mut pair, BETA, "with a peer that may take over", |group| {
+        group["arbiter"]["record"][2].as_array().is_some_and(|insync| insync.len() == 2)
+    });
+    pair.kill9(BETA);
+    wait_owner(&mut pair, ALPHA);
+    // What was seen of the arbiter outlasts a restart.
+    assert!(pair.path("alpha.d/arbiter.db.json").exists());
+    pair.start(BETA);
+    pair.wait_in_sync(ALPHA);
+}
+
+#[test]
+fn a_configuration_without_groups_has_no_group_verbs() {
+    let mut pair = Pair::initialised("", "64MiB");
+    pair.start(ALPHA);
+    pair.fails(ALPHA, &["group", "status"], 2, "no group");
+    pair.fails(ALPHA, &["deactivate"], 2, "no group");
+}
