@@ -117,6 +117,7 @@ impl Detector {
             return false;
         }
         path.heard = Some((now, heartbeat.sequence));
+        self.life_heard = now;
         let hears_us = heartbeat.heard[index].is_some_and(|heard| heard.age < misses);
         path.deaf_since = if hears_us { None } else { path.deaf_since.or(Some(now)) };
         self.refused = None;
@@ -132,7 +133,6 @@ impl Detector {
         let (other, sequence) = (heartbeat.incarnation, heartbeat.sequence);
         if self.life == Some(other) {
             self.rival = None;
-            self.life_heard = now;
             return true;
         }
         let count = match self.rival {
