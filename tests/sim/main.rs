@@ -123,6 +123,7 @@ const ONCE_FAILED: &[(&str, u64)] = &[
     ("swarm", 50026),
     ("swarm", 50447),
     ("swarm", 51629),
+    ("swarm", 80035),
     ("forced", 50121),
     ("forced", 61017),
     ("forced", 10),

@@ -190,6 +190,11 @@ impl Unstable {
         }
     }
 
+    /// Everything, whichever cycle closed it.
+    pub fn all(&self) -> RoaringBitmap {
+        self.closing.iter().fold(self.current.clone(), |all, (_, window)| all | window)
+    }
+
     /// Takes everything out, to become marks.
     pub fn drain(&mut self) -> RoaringBitmap {
         let mut all = std::mem::take(&mut self.current);

@@ -309,7 +309,8 @@ impl Mirror {
         let sequence = self.snapshots;
         let op = self.op(Op::Snapshot(sequence));
         let mut dirty = self.marks.dirty.clone();
-        let mut suspect = &self.marks.suspect | &self.marks.intents;
+        // What the peer has and may yet lose is no mark of ours any more, and no other record need cover it (rule R2).
+        let mut suspect = &(&self.marks.suspect | &self.marks.intents) | &self.unstable.all();
         dirty.optimize();
         suspect.optimize();
         out.push(Effect::Persist { op, record: Record::Snapshot { sequence, dirty, suspect } });
