@@ -38,7 +38,7 @@ fn context(folder: &Path) -> Context {
 }
 
 fn mark(context: &Context) -> String {
-    format!("{}/{}/web", context.cluster, context.group)
+    format!("{}:{}/{}/web", context.state_dir.display(), context.cluster, context.group)
 }
 
 async fn within(resource: &dyn Resource, verb: Verb, context: &Context, time: Duration) -> Result<(), Trouble> {
@@ -59,6 +59,23 @@ async fn state(resource: &dyn Resource) -> (State, String) {
 fn script(start: &str, stop: &str) -> Script {
     let command = |words: &str| Some(words.split(' ').map(String::from).collect());
     Script::new(ScriptConfig { name: "web".into(), start: command(start), stop: command(stop), ..Default::default() })
+}
+
+#[test]
+fn another_daemon_on_the_machine_has_programs_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let leaves = write(folder.path(), "leaves", "sleep 60 > /dev/null 2>&1 &");
+    on_daemon(async || {
+        let ours = context(folder.path());
+        // The same cluster, group and resource: both servers of a pair on one machine, to try it.
+        let theirs = Context { node: "beta".into(), state_dir: folder.path().join("beta"), ..ours.clone() };
+        let script = script(&leaves, "/bin/true");
+        done(&script, Verb::Start, &theirs).await;
+        assert_eq!(process::marked(&mark(&theirs)).len(), 1);
+        done(&script, Verb::Stop, &ours).await;
+        assert_eq!(end_left_behind(&ours, "web"), 0);
+        assert_eq!(end_left_behind(&theirs, "web"), 1);
+    });
 }
 
 #[test]

@@ -112,10 +112,12 @@ fn context(config: &Config, group: &GroupConfig) -> Context {
         What::Address(address) => Some(address.address),
         _ => None,
     });
+    let state_dir = &config.this_node().state_dir;
     Context {
         cluster: config.cluster.clone(),
         group: group.name.clone(),
         node: config.this_node().name.clone(),
+        state_dir: state_dir.canonicalize().unwrap_or_else(|_| state_dir.clone()),
         peer: config.peer_node().name.clone(),
         reason: Reason::Start,
         place: if group.home == config.node { Place::Home } else { Place::Other },

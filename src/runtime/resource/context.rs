@@ -17,6 +17,7 @@
 use super::Verb;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Why the group changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,6 +66,8 @@ pub struct Context {
     pub group: String,
     /// Name of this server.
     pub node: String,
+    /// The daemon's own directory: tells its programs from those of another daemon on the same machine.
+    pub state_dir: PathBuf,
     /// Name of the other server.
     pub peer: String,
     /// Why.
@@ -130,6 +133,7 @@ impl Context {
             cluster: "tests".into(),
             group: "group".into(),
             node: "alpha".into(),
+            state_dir: "/var/lib/twinblock/alpha".into(),
             peer: "beta".into(),
             reason: Reason::Start,
             place: Place::Home,

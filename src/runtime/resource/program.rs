@@ -14,7 +14,7 @@ const WORDS_MAX: usize = 64;
 
 /// The mark of what belongs to a resource.
 pub(super) fn mark(context: &Context, resource: &str) -> String {
-    format!("{}/{}/{resource}", context.cluster, context.group)
+    format!("{}:{}/{}/{resource}", context.state_dir.display(), context.cluster, context.group)
 }
 
 /// What is to be run for a verb.
