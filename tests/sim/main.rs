@@ -127,6 +127,7 @@ const ONCE_FAILED: &[(&str, u64)] = &[
     ("forced", 50121),
     ("forced", 61017),
     ("forced", 10),
+    ("forced", 66),
     ("forced", 30039),
     ("forced", 30068),
     ("sound-R12", 18),

@@ -185,8 +185,8 @@ impl World {
         );
         if self.stats.events.is_multiple_of(1024) {
             super::watch::progress();
-            for (node, name) in self.nodes.iter().zip(NAMES) {
-                node.disk.check_size(name);
+            for node in &mut self.nodes {
+                node.disk.write_back_if_full();
             }
         }
     }
