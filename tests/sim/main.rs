@@ -79,7 +79,7 @@ fn a_swarm_of_faults_never_breaks_a_promise() {
 /// Runs in which the operator promotes by force and gives up a side afterwards: what is lost by that is lost, but the pair
 /// must come together again.
 #[test]
-#[ignore = "seed 72 reads old data after six forced promotions: not decided yet whether core or checker is wrong"]
+#[ignore = "seed 72: the checker begins no line for a forced promotion that was refused and is durable all the same"]
 fn forced_promotions_split_the_volume_and_it_comes_together_again() {
     swarm(Profile::Forced);
 }
