@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod aligned;
+pub mod clock;
 pub mod poller;
 pub mod pool;
 pub mod process;

@@ -10,8 +10,9 @@ use twinblock::base::group::{GroupRole, NodeState, Reason, Wish};
 use twinblock::base::heartbeat::{Heartbeat, VolumeWord};
 use twinblock::base::ids::{BootId, Epoch, Incarnation, NodeId};
 use twinblock::base::limits::HEARTBEAT_PATHS_MAX;
+use twinblock::io::clock::now;
 use twinblock::runtime::config::secret::Secret;
-use twinblock::runtime::heartbeat::{Event, HeartbeatSpec, Heartbeats, PathSpec, now};
+use twinblock::runtime::heartbeat::{Event, HeartbeatSpec, Heartbeats, PathSpec};
 
 /// Longest wait for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);

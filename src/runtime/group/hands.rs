@@ -3,12 +3,12 @@
 use super::watch::{Found, Rhythm, Watch};
 use crate::base::group::{Reason, StepVerb};
 use crate::base::time::Moment;
+use crate::io::clock::now;
 use crate::logic::failover::interface::{ArbiterCall, Gate, Input};
 use crate::runtime::arbiter::memory::Memory;
 use crate::runtime::arbiter::stored::Owner;
 use crate::runtime::arbiter::{Arbiter, ArbiterSpec};
 use crate::runtime::fencing::Fencing;
-use crate::runtime::heartbeat::now;
 use crate::runtime::resource::service::end_left_behind;
 use crate::runtime::resource::{self, Context, Resource, Verb, run};
 use std::cell::Cell;

@@ -18,11 +18,11 @@ use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{Incarnation, NodeId};
 use crate::base::limits::{HEARTBEAT_PATHS_MAX, HEARTBEATS_WAITING_MAX};
 use crate::base::time::Moment;
+use crate::io::clock::now;
 use crate::runtime::config::secret::Secret;
 use crate::wire::heartbeat::guard::Guard;
 use crate::wire::heartbeat::{Envelope, Keys};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::io;
 use std::net::SocketAddr;
@@ -195,10 +195,4 @@ impl Shared {
     fn peer_name(&self) -> &str {
         &self.spec.names[usize::from(self.spec.node.peer().0)]
     }
-}
-
-/// The clock of the cores: time since boot, sleep included.
-pub fn now() -> Moment {
-    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every Linux since 2.6.39 has this clock");
-    Moment(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
