@@ -8,8 +8,9 @@
 use super::register::Seen;
 use crate::base::arbiter::{ArbiterError, ArbiterErrorKind, Versioned};
 use crate::base::ids::Epoch;
+use crate::io::files::write_atomically;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Largest file of a memory, in bytes: one that is larger is not ours.
@@ -116,13 +117,7 @@ impl Memory {
 
     /// Saves it, durably and whole or not at all. Blocks on the disk: not for the task that answers heartbeats.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let new = path.with_extension("new");
-        let mut file = std::fs::File::create(&new)?;
-        file.write_all(&serde_json::to_vec(self).map_err(io::Error::other)?)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        std::fs::File::open(folder)?.sync_all()
+        write_atomically(path, &serde_json::to_vec(self).map_err(io::Error::other)?)
     }
 }
 

@@ -1,8 +1,9 @@
 //! What a node must remember of its groups across restarts: one small file for each, replaced whole.
 
 use crate::base::group::Memory;
+use crate::io::files::write_atomically;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The file of a group.
@@ -27,14 +28,7 @@ pub fn load(file: &Path) -> Result<Memory, String> {
 
 /// Makes it durable.
 pub fn save(file: &Path, memory: &Memory) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let new = file.with_extension("new");
-    let mut out = fs::File::create(&new)?;
-    serde_json::to_writer(&mut out, memory)?;
-    out.write_all(b"\n")?;
-    out.sync_all()?;
-    fs::rename(&new, file)?;
-    fs::File::open(folder)?.sync_all()
+    write_atomically(file, &serde_json::to_vec(memory)?)
 }
 
 #[cfg(test)]
