@@ -248,6 +248,54 @@ pub enum StepVerb {
 }
 words!(StepVerb { Start => "start", Stop => "stop" });
 
+/// What a resource of a group is on one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResourceState {
+    /// Not started here.
+    #[default]
+    Stopped,
+    /// Being started.
+    Starting,
+    /// Started, and well at the last look.
+    Running,
+    /// Started, and taken off while nothing may leave for clients.
+    Suspended,
+    /// Being stopped.
+    Stopping,
+    /// Started and found down, or it could not be started.
+    Failed,
+    /// It could not be stopped, or nobody knows whether it was: perhaps running.
+    Unknown,
+    /// The configuration leaves it out on this node.
+    Skipped,
+}
+words!(ResourceState {
+    Stopped => "stopped", Starting => "starting", Running => "running", Suspended => "suspended",
+    Stopping => "stopping", Failed => "failed", Unknown => "unknown", Skipped => "skipped",
+});
+
+impl ResourceState {
+    /// What it means and what to do about it, when the resource itself says nothing better.
+    pub const fn advice(self) -> (&'static str, &'static str) {
+        match self {
+            ResourceState::Stopped => ("not started on this node", "nothing: it runs where the group runs"),
+            ResourceState::Starting => ("being started", "wait; `events` shows when it has ended"),
+            ResourceState::Running => ("started, and well at the last look", "nothing"),
+            ResourceState::Suspended => (
+                "taken off while nothing may leave for clients",
+                "see why the group does not serve: it comes back with it",
+            ),
+            ResourceState::Stopping => ("being stopped", "wait; `events` shows when it has ended"),
+            ResourceState::Failed => ("down", "mend it; if the group does not go on by itself, run `group recover`"),
+            ResourceState::Unknown => {
+                ("it did not stop, and may still run", "stop it by hand on this node, then run `group recover`")
+            }
+            ResourceState::Skipped => ("left out on this node by `skip_on`", "nothing"),
+        }
+    }
+}
+
 /// A part of a change of role, for the durations in announcements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

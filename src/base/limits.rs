@@ -156,6 +156,8 @@ pub const GROUP_DECISIONS_MAX: usize = 32;
 pub const EXPLAIN_TIME: Duration = Duration::from_secs(180);
 /// Inputs of one rehearsal: heartbeats on every path for its whole time, and more.
 pub const EXPLAIN_INPUTS_MAX: usize = 100_000;
+/// Things told in one rehearsal: one that comes to an end has far fewer.
+pub const EXPLAIN_NOTES_MAX: usize = 256;
 /// Heartbeats in a row, with none of the known life between them, by which another life of the peer is believed at once.
 pub const HEARTBEATS_TO_INSIST: u32 = 5;
 
@@ -170,6 +172,15 @@ pub const ARBITER_FILES_MAX: usize = 4096;
 /// How long the peer may be heard without its sign in the arbiter's directory changing: several looks of either side,
 /// and longer than network file systems remember what a directory held.
 pub const ARBITER_SIGN_TIME: Duration = Duration::from_secs(90);
+
+/// Time between two looks at every part of the arbiter, besides the questions the group asks it.
+pub const ARBITER_HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+/// Time between two looks whether the device that switches the peer off can be reached: some are slow and wear out.
+pub const FENCING_HEALTH_INTERVAL: Duration = Duration::from_secs(60);
+/// Longest time a look at a resource may take for `group status`, which must not hang with it.
+pub const STATUS_LOOK_TIME_MAX: Duration = Duration::from_secs(1);
+/// Age up to which datagrams on a heartbeat path that were not taken are told as a trouble of now.
+pub const HEARTBEAT_REFUSED_RECENT: Duration = Duration::from_secs(60);
 
 /// Longest datagram of a heartbeat, in bytes: passes every network that IPv6 passes without being cut in pieces.
 pub const HEARTBEAT_BYTES_MAX: usize = 1200;

@@ -207,3 +207,69 @@ fn a_configuration_without_groups_has_no_group_verbs() {
     pair.fails(ALPHA, &["group", "status"], 2, "no group");
     pair.fails(ALPHA, &["deactivate"], 2, "no group");
 }
+
+#[test]
+fn status_shows_the_evidence_and_explain_what_would_happen() {
+    let mut pair = running();
+    let report = pair.wait("both heard, and the record read", |pair| {
+        let report: Value = serde_json::from_str(&pair.done(ALPHA, &["group", "status", "--json"])).unwrap();
+        let report = report[0].clone();
+        let in_sync = report["evidence"]["arbiter"]["in_sync"].as_array().is_some_and(|nodes| nodes.len() == 2);
+        in_sync.then_some(report)
+    });
+    assert_eq!(
+        (&report["name"], &report["meaning"], &report["action"]),
+        (&"db".into(), &"Healthy.".into(), &"Nothing.".into())
+    );
+    assert_eq!(
+        (&report["nodes"][0]["node"], &report["nodes"][0]["role"]),
+        (&"alpha".into(), &"owner".into()),
+        "{report}"
+    );
+    assert_eq!(
+        (&report["nodes"][1]["node"], &report["nodes"][1]["state"]),
+        (&"beta".into(), &"normal".into()),
+        "{report}"
+    );
+    let hook = &report["resources"][0];
+    assert_eq!(
+        (&hook["name"], &hook["kind"], &hook["state"]),
+        (&"hook".into(), &"script".into(), &"running".into()),
+        "{report}"
+    );
+    assert!(
+        hook["since"].as_str().unwrap().ends_with('Z') && hook["for_ms"].is_u64() && hook["restarts"] == 0,
+        "{report}"
+    );
+    let evidence = &report["evidence"];
+    assert_eq!((&evidence["peer"], &evidence["paths"][0]["up"]), (&"alive".into(), &true.into()), "{report}");
+    assert_eq!((&evidence["arbiter"]["state"], &evidence["arbiter"]["owner"]), (&"reachable".into(), &"alpha".into()));
+    assert_eq!(evidence["last_change"]["done"], true, "{report}");
+
+    let explained: Value = serde_json::from_str(&pair.done(ALPHA, &["explain", "--json"])).unwrap();
+    let serves = |kind: &str| {
+        let losses = explained["losses"].as_array().unwrap();
+        losses.iter().find(|loss| loss["loss"] == kind).unwrap()["serves"].clone()
+    };
+    assert_eq!(
+        (serves("this-server"), serves("peer"), serves("path")),
+        ("beta".into(), "alpha".into(), "alpha".into()),
+        "{explained}"
+    );
+    assert_eq!(
+        (serves("disk"), serves("arbiter"), serves("resource")),
+        ("beta".into(), "alpha".into(), "beta".into()),
+        "{explained}"
+    );
+    // What was rehearsed comes true.
+    pair.kill9(BETA);
+    let mut client = pair.client(ALPHA);
+    write(&mut client, 0, MIB as usize, 0x10);
+    client.disconnect();
+    wait_group(&mut pair, ALPHA, "alone", |group| group["alone"] == true && group["serving"] == true);
+    let words = pair.done(ALPHA, &["group", "status"]);
+    assert!(words.contains("beta: not heard (lost)") && words.contains("! alone: beta is excluded"), "{words}");
+    let words = pair.done(ALPHA, &["explain", "db"]);
+    assert!(words.contains("if alpha, this server died: nobody would serve"), "{words}");
+    pair.fails(ALPHA, &["explain", "nothing"], 2, "no group \"nothing\"");
+}

@@ -126,7 +126,7 @@ impl Node {
     /// How many datagrams were refused for this reason on the first path.
     pub fn refused(&self, reason: &str) -> u64 {
         let report = &self.beats.report()[0];
-        report.refused.iter().find(|(name, _)| *name == reason).map_or(0, |(_, count)| *count)
+        report.refused.iter().find(|refused| refused.kind == reason).map_or(0, |refused| refused.count)
     }
 }
 

@@ -38,6 +38,8 @@ struct Path {
     /// When the last fresh heartbeat came, and its sequence.
     heard: Option<(Moment, u64)>,
     up: bool,
+    /// Since when it is up, or down; the start of this node before anything changed.
+    since: Moment,
     /// Since when the peer says it does not hear us here.
     deaf_since: Option<Moment>,
     one_way: bool,
@@ -75,6 +77,8 @@ pub struct Detector {
 pub struct PathView {
     /// Heard within the last few heartbeats.
     pub up: bool,
+    /// How long it is up, or down.
+    pub since: Duration,
     /// How long it is silent; `None`: never heard.
     pub silent: Option<Duration>,
     /// The peer does not hear us here.
@@ -89,7 +93,7 @@ impl Detector {
             suspect_after: settings.suspect_after,
             dead_after: settings.dead_after,
             init_dead_after: settings.init_dead_after,
-            paths: vec![Path::default(); settings.paths.len().min(HEARTBEAT_PATHS_MAX)],
+            paths: vec![Path { since: now, ..Path::default() }; settings.paths.len().min(HEARTBEAT_PATHS_MAX)],
             link_heard: None,
             awake: now,
             began: now,
@@ -187,7 +191,7 @@ impl Detector {
         for (index, path) in self.paths.iter_mut().enumerate() {
             let up = path.heard.is_some_and(|(at, _)| now.since(at) < misses);
             if up != path.up {
-                path.up = up;
+                (path.up, path.since) = (up, now);
                 notes.push(Note::Path { path: index, up });
             }
             // It takes the peer some heartbeats to say so, and some to mean it.
@@ -266,10 +270,16 @@ impl Detector {
         vector
     }
 
+    /// How long the replication link carried nothing; `None`: nothing since the start.
+    pub fn link_silent(&self, now: Moment) -> Option<Duration> {
+        self.link_heard.map(|last| now.since(last))
+    }
+
     /// Every path, for status.
     pub fn view(&self, now: Moment) -> Vec<PathView> {
         let view = |path: &Path| PathView {
             up: path.up,
+            since: now.since(path.since),
             silent: path.heard.map(|(at, _)| now.since(at)),
             one_way: path.one_way,
         };

@@ -11,7 +11,7 @@ use crate::base::arbiter::{ArbiterError, ArbiterErrorKind, CasOutcome, ReadOutco
 use crate::base::group::{GroupRole, Memory};
 use crate::base::heartbeat::{Answer, Heard, Heartbeat, Promise};
 use crate::base::ids::{Incarnation, NodeId};
-use crate::base::limits::{EXPLAIN_INPUTS_MAX, EXPLAIN_TIME};
+use crate::base::limits::{EXPLAIN_INPUTS_MAX, EXPLAIN_NOTES_MAX, EXPLAIN_TIME};
 use crate::base::state::{DiskState, Role};
 use crate::base::time::Moment;
 use crate::wire::message::Continuity;
@@ -150,6 +150,8 @@ struct Rehearsal {
     arbiter: bool,
     peer: Option<Heartbeat>,
     timeline: Vec<(Duration, Note)>,
+    /// So much happened that it does not come to an end.
+    restless: bool,
     /// When the last thing happened that gave or took service.
     last_change: Moment,
 }
@@ -184,6 +186,7 @@ impl Rehearsal {
             queue: BTreeMap::new(),
             order: 0,
             timeline: Vec::new(),
+            restless: false,
             last_change: core.now,
             core,
             loss,
@@ -214,6 +217,7 @@ impl Rehearsal {
         match self.loss {
             Loss::Disk => {
                 self.facts.disk = DiskState::Diskless;
+                self.facts.wants_peer_only = self.facts.role == Role::Primary && self.facts.connected;
                 self.facts.in_sync = false;
                 self.later(Duration::ZERO, Input::Mirror(self.facts));
             }
@@ -234,6 +238,10 @@ impl Rehearsal {
     fn run(&mut self) {
         let end = self.began + EXPLAIN_TIME;
         for _ in 0..EXPLAIN_INPUTS_MAX {
+            if self.timeline.len() >= EXPLAIN_NOTES_MAX {
+                self.restless = true;
+                return;
+            }
             let planned = self.queue.first_key_value().map(|((at, _), _)| *at);
             let deadline = self.core.next_deadline();
             let Some(at) = [planned, deadline].into_iter().flatten().min().filter(|at| *at <= end) else { return };
@@ -252,7 +260,12 @@ impl Rehearsal {
     /// Carries out what is wanted, well and soon.
     fn oblige(&mut self, effect: Effect) {
         match effect {
-            Effect::Heartbeat { path, heartbeat } => self.echo(path, &heartbeat),
+            Effect::Heartbeat { path, heartbeat } => {
+                if self.facts.connected && self.peer.is_some() {
+                    self.later(Duration::from_millis(1), Input::LinkHeard);
+                }
+                self.echo(path, &heartbeat);
+            }
             Effect::Mirror { id, order } => {
                 self.obey(order);
                 self.later(ANSWER_TIME, Input::Mirror(self.facts));
@@ -297,7 +310,11 @@ impl Rehearsal {
             MirrorOrder::Outdate => self.facts.disk = DiskState::Outdated,
             MirrorOrder::Qualify => self.facts.wants_qualify = false,
             MirrorOrder::AllowPeerOnly => self.facts.wants_peer_only = false,
-            MirrorOrder::PrepareSolo | MirrorOrder::PrepareTakeover | MirrorOrder::CloseDoor => {}
+            MirrorOrder::PrepareSolo | MirrorOrder::PrepareTakeover => {
+                // The session ends; that a new one is begun is not rehearsed.
+                (self.facts.connected, self.facts.in_sync, self.facts.session_with) = (false, false, None);
+            }
+            MirrorOrder::CloseDoor => {}
         }
     }
 
@@ -354,6 +371,7 @@ impl Rehearsal {
         let (_, reason) = core.node_state();
         let block = core.takeover_block().filter(|_| !core.state.owns());
         let why = match (serves, core.state.failed) {
+            _ if self.restless => Some("the two do not come to rest: see how it would come about".to_string()),
             (_, Some(reason)) => Some(reason.word().to_string()),
             (Some(_), None) => None,
             (None, None) => Some(block.map_or_else(|| reason.word().to_string(), str::to_string)),

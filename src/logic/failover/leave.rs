@@ -18,7 +18,7 @@ use crate::base::arbiter::InSync;
 use crate::base::group::{GroupRole, Reason, Stage};
 use crate::base::heartbeat::Question;
 use crate::base::ids::Epoch;
-use crate::base::state::Role;
+use crate::base::state::{DiskState, Role};
 
 impl Failover {
     /// Everything a leaving node looks at.
@@ -91,7 +91,9 @@ impl Failover {
             self.move_failed(&why, out);
             return;
         }
-        let peer_has_all = self.is_session_current() && (self.mirror.in_sync || self.mirror.wants_peer_only);
+        // Without a good disk here, whatever was acknowledged in this session is on the peer's.
+        let peer_only = self.mirror.disk != DiskState::UpToDate;
+        let peer_has_all = self.is_session_current() && (self.mirror.in_sync || peer_only);
         if how == Leave::Move && !peer_has_all {
             self.move_failed("the link was lost meanwhile", out);
             return;

@@ -54,8 +54,12 @@ pub struct GroupView {
 pub struct PeerView {
     /// What it amounts to.
     pub level: Level,
+    /// Its part, as it said last.
+    pub role: Option<GroupRole>,
     /// How long nothing was heard, on any path or the link.
     pub silent: Option<Duration>,
+    /// How long the replication link carried nothing; `None`: nothing since the start.
+    pub link_silent: Option<Duration>,
     /// Each path, with its name.
     pub paths: Vec<(String, PathView)>,
     /// How long ago its shard made a turn.
@@ -144,7 +148,9 @@ impl Failover {
             takeover_block: if self.state.owns() { None } else { self.takeover_block() },
             peer: PeerView {
                 level: self.detector.level(),
+                role: self.peer.map(|peer| peer.role),
                 silent: self.detector.last_heard().map(|last| self.now.since(last)),
+                link_silent: self.detector.link_silent(self.now),
                 paths: self.settings.paths.iter().cloned().zip(self.detector.view(self.now)).collect(),
                 turn_age: self.peer.map(|peer| peer.turn_age),
                 config_agrees: self.peer.map(|peer| peer.config == self.settings.config),

@@ -122,6 +122,14 @@ pub enum Verb {
     /// Failover groups: what moves together, by itself or by hand.
     #[command(subcommand)]
     Group(GroupCommand),
+    /// What would happen to a group if one server, path, disk or the arbiter died now, concluded from its live state.
+    Explain {
+        /// Name of the group; may be left out when there is only one.
+        group: Option<String>,
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+    },
     /// Take this node out: its groups move away, and it takes none over until `activate`.
     Deactivate,
     /// Put this node back.

@@ -1,12 +1,12 @@
 //! `group …`, `deactivate`, `activate`: the verbs of failover groups.
 
 use super::exit::{Exit, Failure};
+use super::group_status;
 use super::session::Session;
 use crate::runtime::config::Config;
 use crate::runtime::config::group::GroupConfig;
 use crate::runtime::control::message::{Ask, GroupVerb};
 use clap::Subcommand;
-use std::time::Duration;
 
 /// What may be asked of a group.
 #[derive(Subcommand, Clone, Debug, PartialEq)]
@@ -63,7 +63,7 @@ pub enum GroupCommand {
 /// Carries out a verb of `group`.
 pub fn group(config: &Config, command: &GroupCommand) -> Result<Exit, Failure> {
     let (group, verb) = match command {
-        GroupCommand::Status { json } => return status(config, *json),
+        GroupCommand::Status { json } => return group_status::status(config, *json),
         GroupCommand::Start { group, force } => (group, GroupVerb::Start { force: *force }),
         GroupCommand::Stop { group } => (group, GroupVerb::Stop),
         GroupCommand::Move { group, to } => (group, GroupVerb::Move { to: to.clone() }),
@@ -101,7 +101,7 @@ fn one(config: &Config, name: Option<&str>, verb: GroupVerb) -> Result<Exit, Fai
     }
 }
 
-fn known<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c GroupConfig, Failure> {
+pub(super) fn known<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c GroupConfig, Failure> {
     let names = || config.groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>().join(", ");
     match (name, config.groups.as_slice()) {
         (_, []) => {
@@ -112,46 +112,5 @@ fn known<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c GroupConfig, 
         (Some(name), groups) => groups.iter().find(|group| group.name == name).ok_or_else(|| {
             Failure::new(Exit::Usage, format!("the configuration has no group \"{name}\"; there are {}", names()))
         }),
-    }
-}
-
-fn status(config: &Config, json: bool) -> Result<Exit, Failure> {
-    known(config, config.groups.first().map(|group| group.name.as_str()))?;
-    let groups = Session::open(config)?.groups()?;
-    if json {
-        say!("{groups}");
-        return Ok(Exit::Done);
-    }
-    for group in groups.as_array().into_iter().flatten() {
-        show(config, group);
-    }
-    Ok(Exit::Done)
-}
-
-fn show(config: &Config, status: &serde_json::Value) {
-    let text = |pointer: &str| status.pointer(pointer).and_then(|value| value.as_str()).unwrap_or("?");
-    let yes = |pointer: &str| status.pointer(pointer).and_then(|value| value.as_bool()).unwrap_or(false);
-    let (me, peer) = (&config.this_node().name, &config.peer_node().name);
-    say!("group {}: mode {}", text("/group/group"), text("/group/mode"));
-    say!("  {me}: {} ({}), {}", text("/group/state"), text("/group/reason"), text("/group/role"));
-    match status.pointer("/group/peer_state").and_then(|pair| pair.as_array()) {
-        Some(pair) => say!("  {peer}: {}", pair.iter().filter_map(|word| word.as_str()).collect::<Vec<_>>().join(", ")),
-        None => say!("  {peer}: not heard ({})", text("/group/peer/level")),
-    }
-    let silent = status.pointer("/group/peer/silent");
-    if let Some(silent) = silent.and_then(|silent| serde_json::from_value::<Duration>(silent.clone()).ok()) {
-        say!("  last heard {} ms ago", silent.as_millis());
-    }
-    say!("  serving: {}, alone: {}", yes("/group/serving"), yes("/group/alone"));
-    if let Some(block) = status.pointer("/group/takeover_block").and_then(|block| block.as_str()) {
-        say!("  would not take over: {block}");
-    }
-    if let Some(trouble) = status.pointer("/group/arbiter/trouble").and_then(|trouble| trouble.as_str()) {
-        say!("  arbiter: {trouble}");
-    }
-    for pointer in ["/group/advice/meaning", "/group/advice/action"] {
-        if let Some(words) = status.pointer(pointer).and_then(|words| words.as_str()) {
-            say!("  {words}");
-        }
     }
 }

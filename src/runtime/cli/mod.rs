@@ -11,6 +11,7 @@ mod progress;
 
 mod follow;
 mod group;
+mod group_status;
 mod init;
 mod session;
 mod status;
@@ -69,6 +70,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Verb::Detach { volume } => verbs::plain(&file()?, verbs::Plain::Detach, volume),
         Verb::ReplaceDisk(options) => verbs::replace_disk(&file()?, options, yes),
         Verb::Group(command) => group::group(&file()?, command),
+        Verb::Explain { group, json } => group_status::explain(&file()?, group.as_deref(), *json),
         Verb::Deactivate => group::every(&file()?, &GroupVerb::Deactivate),
         Verb::Activate => group::every(&file()?, &GroupVerb::Activate),
         Verb::Verify { volume, repair, wait } => verbs::verify(&file()?, volume, *repair, *wait),

@@ -68,6 +68,11 @@ pub enum Ask {
         /// The command.
         verb: GroupVerb,
     },
+    /// What would happen to a group if something died now. Answered with [`Answer::Explained`].
+    Explain {
+        /// Name of the group.
+        group: String,
+    },
     /// The blocks that differ or may differ. Answered with [`Answer::Dirty`].
     Dirty {
         /// Name of the volume.
@@ -116,10 +121,15 @@ pub enum Answer {
         /// The status.
         status: serde_json::Value,
     },
-    /// To [`Ask::Groups`]: a list of group states as JSON, which newer daemons may extend.
+    /// To [`Ask::Groups`]: a list of [`super::group::GroupReport`] as JSON, which newer daemons may extend.
     Groups {
         /// The list.
         groups: serde_json::Value,
+    },
+    /// To [`Ask::Explain`]: a [`super::group::GroupExplanation`] as JSON, which newer daemons may extend.
+    Explained {
+        /// It.
+        explanation: serde_json::Value,
     },
     /// How a command ended.
     Outcome {

@@ -7,6 +7,7 @@ use crate::base::ids::NodeId;
 use crate::base::state::LinkState;
 use crate::logic::failover::interface::Verb;
 use crate::runtime::control::message::{Answer, Ask, DIRTY_RANGES_MAX, GroupVerb, NodeStatus, VolumeStatus};
+use crate::runtime::group::Groups;
 use crate::runtime::shard::ShardView;
 use std::rc::Rc;
 use tokio::time::timeout;
@@ -23,6 +24,13 @@ pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
             Err(refusal) => Err(refusal),
         },
         Ask::Groups => return Answer::Groups { groups: groups(daemon).await },
+        Ask::Explain { group } => match known_group(daemon, &group) {
+            Ok(groups) => match groups.explain(&group).await {
+                Some(explanation) => return Answer::Explained { explanation: as_json(&explanation) },
+                None => Err(Refusal::new("stopping", "The group has stopped with its daemon.", "Start it again.")),
+            },
+            Err(refusal) => Err(refusal),
+        },
         Ask::Group { group, verb } => match group_verb(daemon, &group, verb).await {
             Ok(result) => return Answer::Outcome { result },
             Err(refusal) => Err(refusal),
@@ -121,15 +129,19 @@ async fn groups(daemon: &Daemon) -> serde_json::Value {
     serde_json::Value::Array(list)
 }
 
-async fn group_verb(daemon: &Daemon, group: &str, verb: GroupVerb) -> Result<CommandOutcome, Refusal> {
+fn known_group<'d>(daemon: &'d Daemon, group: &str) -> Result<&'d Groups, Refusal> {
     let known = daemon.config.groups.iter().any(|known| known.name == group);
-    let groups = daemon.groups.as_ref().filter(|_| known).ok_or_else(|| {
+    daemon.groups.as_ref().filter(|_| known).ok_or_else(|| {
         Refusal::new(
             "unknown-group",
             format!("The running daemon knows no group {group:?}."),
             "If the configuration names it, restart the daemon.",
         )
-    })?;
+    })
+}
+
+async fn group_verb(daemon: &Daemon, group: &str, verb: GroupVerb) -> Result<CommandOutcome, Refusal> {
+    let groups = known_group(daemon, group)?;
     let verb = match verb {
         GroupVerb::Start { force } => Verb::Start { force },
         GroupVerb::Stop => Verb::StopGroup,

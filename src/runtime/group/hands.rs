@@ -1,25 +1,20 @@
 //! What a group's core wants done outside of the volumes, done: each thing in a task of its own, answered by an input.
 
+use super::asked::{Asked, Fence};
+use super::book::Book;
 use super::watch::{Found, Rhythm, Watch};
 use crate::base::group::{Reason, StepVerb};
 use crate::base::time::Moment;
-use crate::io::clock::now;
+use crate::io::clock::{calendar, now};
 use crate::logic::failover::interface::{ArbiterCall, Gate, Input};
-use crate::runtime::arbiter::memory::Memory;
-use crate::runtime::arbiter::stored::Owner;
-use crate::runtime::arbiter::{Arbiter, ArbiterSpec};
-use crate::runtime::fencing::Fencing;
 use crate::runtime::resource::service::end_left_behind;
 use crate::runtime::resource::{self, Context, Resource, Verb, run};
-use std::cell::Cell;
-use std::path::PathBuf;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
-/// Time between two looks at the arbiter's health.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest time for taking off an address that must not stay, and for putting it back.
 const ADDRESS_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -27,6 +22,8 @@ const ADDRESS_TIME_MAX: Duration = Duration::from_secs(2);
 pub struct Slot {
     /// It.
     pub resource: Rc<dyn Resource>,
+    /// What kind of thing it is, as its section in the configuration is called.
+    pub kind: &'static str,
     /// It is a floating address: it goes when nothing may leave for clients, whatever the plan says.
     pub is_address: bool,
     /// How often it is looked at.
@@ -42,69 +39,14 @@ pub struct Slot {
 
 impl Slot {
     /// A resource that is not started.
-    pub fn new(resource: Rc<dyn Resource>, is_address: bool, rhythm: Rhythm) -> Slot {
+    pub fn new(resource: Rc<dyn Resource>, kind: &'static str, is_address: bool, rhythm: Rhythm) -> Slot {
         let (turn, started) = (Rc::default(), Rc::default());
-        Slot { resource, is_address, rhythm, turn, started, suspended: Cell::new(false), watch: None }
-    }
-}
-
-/// An arbiter, and what was seen of it, which must outlast a restart.
-pub struct Asked {
-    /// It.
-    pub arbiter: Arbiter,
-    /// Where what was seen is kept.
-    file: PathBuf,
-    saved: Mutex<Memory>,
-    /// When the peer was last heard.
-    peer_heard: Cell<Moment>,
-}
-
-impl Asked {
-    /// An arbiter whose memory is what the file holds.
-    pub fn new(spec: &ArbiterSpec, owner: Owner, timeout: Duration, file: PathBuf) -> Result<Asked, String> {
-        let memory = Memory::load(&file)?;
-        let arbiter = Arbiter::new(spec, owner, timeout, memory.clone()).map_err(|error| error.to_string())?;
-        Ok(Asked { arbiter, file, saved: Mutex::new(memory), peer_heard: Cell::new(Moment(0)) })
+        Slot { resource, kind, is_address, rhythm, turn, started, suspended: Cell::new(false), watch: None }
     }
 
-    /// The peer's daemon is heard.
-    pub fn hear_peer(&self) {
-        self.peer_heard.set(now());
-    }
-
-    /// Makes durable what was seen, if it is new. Not on this thread: a disk may be slow, a permit must not.
-    async fn save(&self) {
-        let mut saved = self.saved.lock().await;
-        let memory = self.arbiter.memory();
-        if memory == *saved {
-            return;
-        }
-        saved.clone_from(&memory);
-        let file = self.file.clone();
-        let written = tokio::task::spawn_blocking(move || memory.save(&file).map_err(|error| (file, error))).await;
-        if let Ok(Err((file, error))) = written {
-            let file = file.display();
-            tracing::error!(
-                "{file} can't be written: {error}; after a restart an arbiter that went back is not noticed"
-            );
-        }
-    }
-
-    /// Looks at the arbiter's health now and then, and says when it changes.
-    pub async fn watch(&self, group: &str) {
-        let mut told = None;
-        loop {
-            tokio::time::sleep(HEALTH_INTERVAL).await;
-            let peer_alive = now().since(self.peer_heard.get()) < HEALTH_INTERVAL;
-            let trouble = self.arbiter.check(peer_alive).await.trouble.map(|error| error.to_string());
-            if trouble != told {
-                match &trouble {
-                    Some(trouble) => tracing::error!(group, "the arbiter is not as it should be: {trouble}"),
-                    None => tracing::info!(group, "the arbiter is well again"),
-                }
-                told = trouble;
-            }
-        }
+    /// Whether no verb is under way.
+    pub fn is_at_rest(&self) -> bool {
+        self.turn.try_lock().is_ok()
     }
 }
 
@@ -113,9 +55,11 @@ pub struct Hands {
     /// The record, in the modes that have one.
     pub arbiter: Option<Rc<Asked>>,
     /// What switches the peer off, in the modes that do.
-    pub fencing: Option<Rc<Fencing>>,
+    pub fencing: Option<Rc<Fence>>,
     /// The resources, in the order of the core's settings.
     pub slots: Vec<Slot>,
+    /// What is known of each of them.
+    pub book: Rc<RefCell<Book>>,
     /// What scripts and services are told, but for the reason.
     pub context: Context,
     /// Where answers go.
@@ -141,14 +85,7 @@ impl Hands {
         let arbiter = self.arbiter.clone().expect("only a mode with an arbiter asks one");
         let answers = self.answers.clone();
         tokio::task::spawn_local(async move {
-            let input = match call {
-                ArbiterCall::Read => Input::ArbiterRead { id, outcome: arbiter.arbiter.read().await },
-                ArbiterCall::Cas { expected, new } => {
-                    let outcome = arbiter.arbiter.compare_and_set(expected.as_ref(), &new).await;
-                    Input::ArbiterCas { id, outcome }
-                }
-            };
-            tell(&answers, input);
+            tell(&answers, arbiter.ask(id, call).await);
             arbiter.save().await;
         });
     }
@@ -174,6 +111,8 @@ impl Hands {
         let (resource, turn, started) = (slot.resource.clone(), slot.turn.clone(), slot.started.clone());
         let context = Context { reason: told(reason, verb), ..self.context.clone() };
         let (answers, deadline) = (self.answers.clone(), Instant::now() + deadline.since(now()));
+        self.book.borrow_mut().began(index, verb, calendar());
+        let book = self.book.clone();
         tokio::task::spawn_local(async move {
             let _turn = turn.lock().await;
             let result = match verb {
@@ -181,6 +120,7 @@ impl Hands {
                 StepVerb::Stop => run(&*resource, Verb::Stop, &context, deadline).await,
             };
             started.set(verb == StepVerb::Start && result.is_ok());
+            book.borrow_mut().ended(index, verb, result.clone(), calendar());
             tell(&answers, Input::StepDone { id, result: result.map_err(|trouble| trouble.to_string()) });
         });
     }
@@ -198,18 +138,24 @@ impl Hands {
     /// Floating addresses follow the gate: they are off while nothing may leave for clients.
     pub fn gate(&mut self, gate: Gate) {
         let open = gate.allows(now());
-        for slot in self.slots.iter_mut().filter(|slot| slot.is_address && slot.started.get()) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if !slot.is_address || !slot.started.get() {
+                continue;
+            }
             if open != slot.suspended.get() {
                 continue;
             }
             slot.suspended.set(!open);
             slot.watch = None;
+            self.book.borrow_mut().suspended(index, !open, calendar());
             let (resource, turn, context) = (slot.resource.clone(), slot.turn.clone(), self.context.clone());
+            let book = self.book.clone();
             tokio::task::spawn_local(async move {
                 let _turn = turn.lock().await;
                 let verb = if open { Verb::Start } else { Verb::Stop };
                 if let Err(trouble) = run(&*resource, verb, &context, Instant::now() + ADDRESS_TIME_MAX).await {
                     tracing::error!("{trouble}");
+                    book.borrow_mut().found(index, Some(&trouble), calendar());
                 }
             });
         }

@@ -9,9 +9,13 @@
 //! The groups have a thread of their own: what an operator asks of the daemon, or a disk that is slow to open, holds up
 //! no heartbeat and no permit. Nothing is decided here.
 
+mod asked;
+mod book;
+mod explained;
 mod hands;
 mod notes;
 mod remembered;
+mod report;
 mod volumes;
 mod watch;
 
@@ -19,5 +23,4 @@ mod task;
 
 mod thread;
 
-pub use self::task::{GroupStatus, ResourceStatus};
 pub use self::thread::{GroupSpec, Groups, GroupsSpec};

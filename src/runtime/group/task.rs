@@ -1,23 +1,24 @@
 //! One group's task: inputs in, one decision of the core, effects out.
 
 use super::hands::Hands;
+use super::report::{self, Known};
 use super::volumes::{Volume, Volumes};
 use super::watch::Found;
-use super::{notes, remembered};
+use super::{explained, notes, remembered};
 use crate::base::command::{CommandOutcome, Refusal};
 use crate::base::group::Memory;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::CommandId;
 use crate::base::time::Moment;
-use crate::io::clock::now;
+use crate::base::time::utc;
+use crate::io::clock::{calendar, now};
 use crate::logic::failover::Failover;
-use crate::logic::failover::GroupView;
-use crate::logic::failover::interface::{Effect, Gate, Identity, Input, MirrorFacts, Settings, Verb};
+use crate::logic::failover::interface::{Effect, Gate, Identity, Input, MirrorFacts, Note, Settings, Verb};
 use crate::logic::mirror::interface::{Facts, Order};
+use crate::runtime::control::group::{ChangeEvidence, GroupExplanation, GroupReport};
 use crate::runtime::heartbeat::Heartbeats;
 use crate::runtime::resource::{Happened, What};
 use crate::runtime::shard::ShardHandle;
-use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -38,27 +39,11 @@ pub(super) enum Call {
     /// An operator's command.
     Command { verb: Verb, answer: oneshot::Sender<CommandOutcome> },
     /// Everything that is shown.
-    Status(oneshot::Sender<GroupStatus>),
+    Status(oneshot::Sender<GroupReport>),
+    /// What would happen if something died.
+    Explain(oneshot::Sender<GroupExplanation>),
     /// The daemon stops.
     Stop(oneshot::Sender<()>),
-}
-
-/// Everything that is shown of a group.
-#[derive(Clone, Debug, Serialize)]
-pub struct GroupStatus {
-    /// What the core knows.
-    pub group: GroupView,
-    /// What its resources are.
-    pub resources: Vec<ResourceStatus>,
-}
-
-/// What a resource is.
-#[derive(Clone, Debug, Serialize)]
-pub struct ResourceStatus {
-    /// Its name.
-    pub name: String,
-    /// What was found by looking.
-    pub found: String,
 }
 
 /// A volume's shard, as the group uses it.
@@ -95,6 +80,8 @@ pub(super) struct Sources {
 /// One group on this node.
 struct Task {
     core: Failover,
+    /// The last change of role.
+    last_change: Option<ChangeEvidence>,
     own: Parts,
 }
 
@@ -133,7 +120,7 @@ pub(super) async fn run(mut own: Parts, mut sources: Sources) {
     let Some((facts, early)) = first_facts(&mut own.volumes, &mut sources.calls).await else { return };
     own.hands.end_left_behind();
     let core = Failover::new(own.settings.clone(), own.identity, own.memory, facts, now());
-    Task { core, own }.run(early, sources).await;
+    Task { core, last_change: None, own }.run(early, sources).await;
 }
 
 /// What the volumes are, as soon as all have told; and what else was asked meanwhile. `None` when the daemon has ended.
@@ -191,7 +178,10 @@ impl Task {
         tokio::select! {
             Some(call) = sources.calls.recv() => self.take(call, inputs),
             Some(answer) = sources.answers.recv() => inputs.push(answer),
-            Some(found) = sources.found.recv() => inputs.push(found.into()),
+            Some(found) = sources.found.recv() => {
+                self.own.hands.book.borrow_mut().found(found.index, found.trouble.as_ref(), calendar());
+                inputs.push(found.into());
+            }
             Some(happened) = sources.happened.recv() => self.happened(happened, inputs),
             () = timer => inputs.push(Input::Tick),
         }
@@ -242,7 +232,11 @@ impl Task {
                 self.own.commands.insert(id, answer);
                 inputs.push(Input::Command { id, verb });
             }
-            Call::Status(answer) => answer.send(self.status()).unwrap_or(()),
+            Call::Status(answer) => self.status(answer),
+            Call::Explain(answer) => {
+                let core = self.core.clone();
+                tokio::task::spawn_blocking(move || answer.send(explained::explain(&core)).unwrap_or(()));
+            }
             Call::Stop(waiting) => {
                 self.own.stopping.push(waiting);
                 inputs.push(Input::Stop);
@@ -254,9 +248,15 @@ impl Task {
         let Happened { resource, what } = happened;
         let index = self.own.hands.slots.iter().position(|slot| slot.resource.name() == resource);
         match (what, index) {
-            (What::Repaired(words), _) => tracing::warn!(group = self.own.name, "{resource}: {words}"),
+            (What::Repaired(words), index) => {
+                tracing::warn!(group = self.own.name, "{resource}: {words}");
+                if let Some(index) = index {
+                    self.own.hands.book.borrow_mut().repaired(index, words);
+                }
+            }
             (What::Alarm(words), _) => tracing::error!(group = self.own.name, "{resource}: {words}"),
             (What::Failed(trouble) | What::StopServing(trouble), Some(index)) => {
+                self.own.hands.book.borrow_mut().found(index, Some(&trouble), calendar());
                 inputs.push(Input::Resource { index, trouble: Some(trouble.to_string()) });
             }
             (What::Failed(_) | What::StopServing(_), None) => unreachable!("only our resources tell"),
@@ -309,19 +309,55 @@ impl Task {
                 std::process::abort();
             }
             Effect::Stopped => return true,
-            Effect::Note(note) => notes::log(&self.own.name, self.core.settings(), &note),
+            Effect::Note(note) => {
+                notes::log(&self.own.name, self.core.settings(), &note);
+                self.note_change(&note);
+            }
         }
         false
     }
 
-    fn status(&self) -> GroupStatus {
-        GroupStatus { group: self.core.view(), resources: Vec::new() }
+    fn note_change(&mut self, note: &Note) {
+        match note {
+            Note::Began { change, reason, rule } => {
+                self.last_change = Some(ChangeEvidence {
+                    change: report::word(change),
+                    reason: report::word(reason),
+                    rule: rule.to_string(),
+                    began: utc(calendar()),
+                    done: None,
+                });
+            }
+            Note::Ended { done, .. } => {
+                if let Some(last) = &mut self.last_change {
+                    last.done = Some(*done);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts everything together that is shown. What takes time is done beside the task.
+    fn status(&self, answer: oneshot::Sender<GroupReport>) {
+        let hands = &self.own.hands;
+        let mut report = report::report(Known {
+            view: &self.core.view(),
+            settings: self.core.settings(),
+            hands,
+            paths: self.own.heartbeats.report(),
+            last_change: self.last_change.clone(),
+        });
+        let resources = report::looked_at(&hands.slots);
+        tokio::task::spawn_local(async move {
+            report::look(&mut report, resources).await;
+            answer.send(report).unwrap_or(());
+        });
     }
 }
 
 impl From<Found> for Input {
     fn from(found: Found) -> Input {
-        Input::Resource { index: found.index, trouble: found.trouble }
+        Input::Resource { index: found.index, trouble: found.trouble.map(|trouble| trouble.to_string()) }
     }
 }
 

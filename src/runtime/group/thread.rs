@@ -1,18 +1,22 @@
 //! The thread of the groups, and the face of it towards the rest of the daemon.
 
-use super::hands::{Asked, Hands, Slot};
+use super::asked::{Asked, Fence};
+use super::book::Book;
+use super::hands::{Hands, Slot};
 use super::remembered;
-use super::task::{self, Call, GroupStatus, Parts, ShardVolume, Sources, ended};
+use super::task::{self, Call, Parts, ShardVolume, Sources, ended};
 use super::volumes::Volumes;
 use super::watch::Rhythm;
 use crate::base::command::CommandOutcome;
 use crate::base::ids::NodeId;
 use crate::base::time::Moment;
+use crate::io::clock::calendar;
 use crate::logic::failover::interface::{Identity, Settings, Verb};
 use crate::logic::mirror::interface::Facts;
 use crate::runtime::arbiter::ArbiterSpec;
 use crate::runtime::arbiter::stored::Owner;
 use crate::runtime::config::group::{ResourceConfig, What};
+use crate::runtime::control::group::{GroupExplanation, GroupReport};
 use crate::runtime::fencing::{Fencing, FencingSpec, Names, Times};
 use crate::runtime::heartbeat::{Event, HeartbeatSpec, Heartbeats};
 use crate::runtime::resource::address::FloatingAddress;
@@ -21,6 +25,7 @@ use crate::runtime::resource::script::Script;
 use crate::runtime::resource::service::Service;
 use crate::runtime::resource::{Context, Events, Resource};
 use crate::runtime::shard::ShardHandle;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -117,10 +122,17 @@ impl Groups {
     }
 
     /// Everything that is shown of a group; `None` when it has ended.
-    pub async fn status(&self, group: &str) -> Option<GroupStatus> {
+    pub async fn status(&self, group: &str) -> Option<GroupReport> {
         let (answer, status) = oneshot::channel();
         self.call(group, Call::Status(answer));
         status.await.ok()
+    }
+
+    /// What would happen to a group if something died; `None` when it has ended.
+    pub async fn explain(&self, group: &str) -> Option<GroupExplanation> {
+        let (answer, explanation) = oneshot::channel();
+        self.call(group, Call::Explain(answer));
+        explanation.await.ok()
     }
 
     /// Hands over or stops every group, and waits for that.
@@ -197,15 +209,27 @@ fn prepare(
         let seen = state_dir.join(format!("arbiter.{name}.json"));
         Asked::new(&arbiter, owner, timeout, seen).map(Rc::new)
     });
-    let fencing = spec.fencing.map(|(fencing, names, times)| Fencing::new(fencing, names, times).map(Rc::new));
+    let fencing = spec.fencing.map(|(fencing, names, times)| Fencing::new(fencing, names, times));
+    let fencing = fencing.transpose()?.map(|fencing| Rc::new(Fence::new(fencing)));
     let arbiter = arbiter.transpose()?;
+    if let Some(fence) = fencing.clone() {
+        let group = name.clone();
+        tokio::task::spawn_local(async move {
+            let tell = |trouble: Option<&str>| match trouble {
+                Some(trouble) => tracing::error!(group, "the peer could not be switched off: {trouble}"),
+                None => tracing::info!(group, "what switches the peer off can be reached again"),
+            };
+            fence.watch(tell).await;
+        });
+    }
     if let Some(asked) = arbiter.clone() {
         let group = name.clone();
         tokio::task::spawn_local(async move { asked.watch(&group).await });
     }
     let hands = Hands {
         arbiter,
-        fencing: fencing.transpose()?,
+        fencing,
+        book: Rc::new(RefCell::new(Book::new(spec.settings.resources.iter().map(|one| one.skip), calendar()))),
         slots: spec.resources.into_iter().map(|resource| slot(resource, &events)).collect(),
         context: spec.context,
         answers,
@@ -230,15 +254,18 @@ fn prepare(
     Ok((parts, Sources { calls, answers: answered, found: finds, happened }))
 }
 
+/// The kind of floating addresses.
+const ADDRESS: &str = "address";
+
 fn slot(config: ResourceConfig, events: &Events) -> Slot {
     let rhythm = Rhythm { interval: config.times.monitor_interval, timeout: config.times.monitor_timeout };
-    let (resource, is_address): (Rc<dyn Resource>, bool) = match config.what {
-        What::FileSystem(config) => (Rc::new(FileSystem::new(config, events.clone())), false),
-        What::Address(config) => (Rc::new(FloatingAddress::new(config, events.clone())), true),
-        What::Script(config) => (Rc::new(Script::new(config)), false),
-        What::Service(config) => (Rc::new(Service::new(config, events.clone())), false),
+    let (resource, kind): (Rc<dyn Resource>, &'static str) = match config.what {
+        What::FileSystem(config) => (Rc::new(FileSystem::new(config, events.clone())), "filesystem"),
+        What::Address(config) => (Rc::new(FloatingAddress::new(config, events.clone())), ADDRESS),
+        What::Script(config) => (Rc::new(Script::new(config)), "script"),
+        What::Service(config) => (Rc::new(Service::new(config, events.clone())), "service"),
     };
-    Slot::new(resource, is_address, rhythm)
+    Slot::new(resource, kind, kind == ADDRESS, rhythm)
 }
 
 /// Hands what the heartbeats bring to the groups it concerns.

@@ -1,6 +1,6 @@
 //! Looks at started resources again and again, and tells when one fails or is well again.
 
-use crate::runtime::resource::{Context, Resource, Verb, run};
+use crate::runtime::resource::{Context, Resource, Trouble, Verb, run};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ pub struct Found {
     /// Index of the resource.
     pub index: usize,
     /// `None`: well.
-    pub trouble: Option<String>,
+    pub trouble: Option<Trouble>,
 }
 
 /// Watches one resource while it is started. Dropping it ends the watch.
@@ -41,7 +41,7 @@ impl Watch {
             loop {
                 sleep(rhythm.interval).await;
                 let looked = run(&*resource, Verb::Monitor, &context, Instant::now() + rhythm.timeout).await;
-                let trouble = looked.err().map(|trouble| trouble.to_string());
+                let trouble = looked.err();
                 if trouble != last {
                     last.clone_from(&trouble);
                     if found.send(Found { index, trouble }).is_err() {

@@ -2,7 +2,26 @@
 
 use crate::base::limits::{HEARTBEAT_LOG_INTERVAL, HEARTBEAT_UNPROVEN_MAX};
 use crate::wire::heartbeat::Refusal;
-use std::time::Instant;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// Name of the refusal that shows that the peer does not hear us.
+const UNPROVEN: &str = Refusal::KINDS[10];
+
+/// Datagrams of one kind that were not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// The kind, one of [`Refusal::KINDS`].
+    pub kind: &'static str,
+    /// How many there were.
+    pub count: u64,
+    /// Why the last one was not taken, and what to do about it.
+    pub words: String,
+    /// How long ago it came.
+    pub age: Duration,
+    /// As many as every start has.
+    pub harmless: bool,
+}
 
 /// Keeps the log of one path short.
 #[derive(Debug, Default)]
@@ -14,10 +33,12 @@ pub struct Log {
     unproven: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Said {
     /// How many there were.
     count: u64,
+    /// The last one: why it was not taken, and when it came.
+    newest: Option<(String, Instant)>,
     /// How many of them when it was said last, and when that was.
     last: Option<(u64, Instant)>,
 }
@@ -52,6 +73,7 @@ impl Log {
     pub fn refused(&mut self, path: &str, peer: &str, refusal: &Refusal, now: Instant) -> bool {
         let said = &mut self.refused[refusal.index()];
         said.count += 1;
+        said.newest = Some((refusal.to_string(), now));
         if *refusal == Refusal::Unproven {
             // Each start of either daemon begins with some of them.
             self.unproven += 1;
@@ -69,10 +91,16 @@ impl Log {
         true
     }
 
-    /// How many were not taken, by reason; only what there was.
-    pub fn counts(&self) -> Vec<(&'static str, u64)> {
-        let all = Refusal::KINDS.into_iter().zip(self.refused.iter().map(|said| said.count));
-        all.filter(|(_, count)| *count > 0).collect()
+    /// What was not taken, by reason; only what there was.
+    pub fn counts(&self, now: Instant) -> Vec<Refused> {
+        let seen = Refusal::KINDS.into_iter().zip(&self.refused);
+        let refused = seen.filter_map(|(kind, said)| {
+            let (words, at) = said.newest.clone()?;
+            // Each start of either daemon begins with a few of these.
+            let harmless = kind == UNPROVEN && self.unproven < HEARTBEAT_UNPROVEN_MAX;
+            Some(Refused { kind, count: said.count, words, age: now.duration_since(at), harmless })
+        });
+        refused.collect()
     }
 }
 
@@ -88,7 +116,11 @@ mod tests {
         assert!(!refuse(&Refusal::WrongKey, now + HEARTBEAT_LOG_INTERVAL / 2));
         assert!(refuse(&Refusal::Replayed, now), "another reason");
         assert!(refuse(&Refusal::WrongKey, now + HEARTBEAT_LOG_INTERVAL));
-        assert_eq!(log.counts(), [("wrong-key", 3), ("replayed", 1)]);
+        let counts = log.counts(now + HEARTBEAT_LOG_INTERVAL * 2);
+        let counted: Vec<(&str, u64)> = counts.iter().map(|refused| (refused.kind, refused.count)).collect();
+        assert_eq!(counted, [("wrong-key", 3), ("replayed", 1)]);
+        assert_eq!((counts[0].age, counts[0].harmless), (HEARTBEAT_LOG_INTERVAL, false));
+        assert!(counts[0].words.contains("use the same file"), "{}", counts[0].words);
     }
 
     #[test]
@@ -102,6 +134,8 @@ mod tests {
         }
         let said = (0..HEARTBEAT_UNPROVEN_MAX).filter(|_| log.refused("lan", "beta", &Refusal::Unproven, now)).count();
         assert_eq!(said, 1, "a peer that never hears us is");
+        assert_eq!(log.counts(now)[0].kind, "unproven");
+        assert!(!log.counts(now)[0].harmless);
     }
 
     #[test]

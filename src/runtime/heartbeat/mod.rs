@@ -13,6 +13,7 @@ mod log;
 mod path;
 mod receiver;
 
+pub use self::log::Refused;
 use self::path::Path;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{Incarnation, NodeId};
@@ -102,7 +103,7 @@ pub struct PathReport {
     /// Times the peer's host said that nobody listens.
     pub unheard: u64,
     /// Datagrams that were not taken, by reason.
-    pub refused: Vec<(&'static str, u64)>,
+    pub refused: Vec<Refused>,
 }
 
 /// The heartbeats of a daemon. Dropping it ends them.

@@ -135,7 +135,7 @@ impl Path {
 
     /// How it is.
     pub fn report(&self) -> PathReport {
-        let (trouble, refused) = self.with_log(|log, _| (log.current(), log.counts()));
+        let (trouble, refused) = self.with_log(|log, _| (log.current(), log.counts(Instant::now())));
         PathReport {
             name: self.spec.name.clone(),
             local: self.spec.local,

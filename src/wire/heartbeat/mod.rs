@@ -125,9 +125,9 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::NotOurs => f.write_str("it is no heartbeat; does another program use this port?"),
-            Refusal::Truncated => f.write_str("it is cut short"),
-            Refusal::Oversized => f.write_str("it is longer than a heartbeat can be"),
+            Refusal::NotOurs => f.write_str("it is no heartbeat; give the heartbeat a port that no other program sends to"),
+            Refusal::Truncated => f.write_str("it is cut short; look for what cuts datagrams on this network"),
+            Refusal::Oversized => f.write_str("it is longer than a heartbeat can be; give the heartbeat a port that no other program sends to"),
             Refusal::OtherVersion(version) => {
                 write!(
                     f,
@@ -138,16 +138,16 @@ impl fmt::Display for Refusal {
                 write!(f, "it is of cluster {cluster}; give each cluster addresses and ports of its own")
             }
             Refusal::WrongKey => f.write_str("it was not made with the same secret; use the same file on both servers"),
-            Refusal::Reflected => f.write_str("it is this node's own; is a path's peer address that of this server?"),
-            Refusal::Malformed => f.write_str("it is authentic but makes no sense, which is a bug in the sender"),
+            Refusal::Reflected => f.write_str("it is this node's own; correct the peer's address of this path, or look for what sends it back"),
+            Refusal::Malformed => f.write_str("it is authentic but makes no sense, which is a bug in the sender; use the same release on both, and report it"),
             Refusal::OtherGroup(group) => {
                 write!(f, "it is about group {group}, which is not configured here; use the same configuration on both")
             }
             Refusal::OtherPath(path) => {
                 write!(f, "it was sent on path {}; list the paths in the same order on both servers", path + 1)
             }
-            Refusal::Unproven => f.write_str("the peer is heard but does not hear this node, or it is a recording"),
-            Refusal::Replayed => f.write_str("it was heard before: it was doubled on the way, or is a recording"),
+            Refusal::Unproven => f.write_str("the peer is heard but does not hear this node, or it is a recording; check network and firewall the other way"),
+            Refusal::Replayed => f.write_str("it was heard before: it was doubled on the way, or is a recording; it has no effect, look for who sends it"),
         }
     }
 }
