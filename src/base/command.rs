@@ -27,6 +27,11 @@ pub enum Command {
         /// `None` keeps the direction the handshake finds.
         discard_ours: Option<bool>,
     },
+    /// Give up this node's data in favour of the peer's, which is compared with it and copied where it differs.
+    GiveUp {
+        /// Archive what only this node has before it is overwritten.
+        archive: bool,
+    },
     /// Hold the resync where it is.
     PauseResync,
     /// Go on.

@@ -161,6 +161,13 @@ pub const EXPLAIN_NOTES_MAX: usize = 256;
 /// Heartbeats in a row, with none of the known life between them, by which another life of the peer is believed at once.
 pub const HEARTBEATS_TO_INSIST: u32 = 5;
 
+/// Bytes that are gathered for an archive before they are written: bounds memory and the wait for one sync.
+pub const ARCHIVE_BATCH_BYTES: usize = 8 << 20;
+/// Files looked at in the directory of archives: an operator who keeps more has put them elsewhere.
+pub const ARCHIVE_FILES_MAX: usize = 4096;
+/// Names tried for an archive: more of one volume are not begun in one second.
+pub const ARCHIVE_NAMES_TRIED: u32 = 100;
+
 /// Bytes of a group's record in the arbiter: names of 64 bytes four times, numbers, and room.
 pub const ARBITER_RECORD_BYTES_MAX: usize = 4096;
 /// Bytes of one answer of an etcd: a record in base64 with its key and headers, several times over.

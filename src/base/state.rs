@@ -120,3 +120,33 @@ pub enum ResyncKind {
     Full,
 }
 words!(ResyncKind { Differential => "differential", Compare => "compare", Full => "full" });
+
+/// What becomes of the writes that only this copy has while it is overwritten from the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Archiving {
+    /// It has none, as far as is known.
+    #[default]
+    Off,
+    /// Every block is archived before it is overwritten, until this copy is whole again.
+    Running,
+    /// The operator gave them up for good.
+    Declined,
+}
+words!(Archiving { Off => "off", Running => "running", Declined => "declined" });
+
+/// What happens by itself when two nodes meet that both went on alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SplitBrain {
+    /// Nothing: the operator chooses.
+    #[default]
+    Manual,
+    /// The side that changed nothing is given up.
+    DiscardZeroChanges,
+    /// A secondary that changed less than the other is given up.
+    DiscardLeast,
+}
+words!(SplitBrain {
+    Manual => "manual", DiscardZeroChanges => "discard-zero-changes", DiscardLeast => "discard-least",
+});

@@ -8,6 +8,7 @@ pub mod pool;
 pub mod process;
 
 pub mod address;
+pub mod archive;
 pub mod disk;
 pub mod dns;
 pub mod files;

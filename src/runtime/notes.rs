@@ -66,6 +66,9 @@ pub fn line(note: &Note) -> Line {
         }
         Note::Held { reason } => (Level::ERROR, format!("requests are held: {reason}")),
         Note::PeerMisbehaved { what } => (Level::ERROR, format!("the peer broke the protocol: {what}")),
+        Note::ArchiveFailed { reason } => {
+            (Level::ERROR, format!("nothing more is overwritten here, since it can't be archived: {reason}"))
+        }
         Note::Shed => (Level::WARN, "the peer falls behind on purpose: the send buffer is full".into()),
     };
     Line { level, words }

@@ -11,6 +11,12 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Bit of [`Descriptor::features`]: this node wants [`Message::Received`] for the frames it sends.
 pub const FEATURE_RECEIPTS: u64 = 1;
+/// Bit of [`Descriptor::features`]: what this node would lose as a resync's target can't be archived, so it must not be one.
+pub const FEATURE_ARCHIVE_FAILED: u64 = 2;
+/// Bit of [`Descriptor::features`]: of two nodes that went on alone the one that changed nothing gives way.
+pub const FEATURE_DISCARD_ZERO_CHANGES: u64 = 4;
+/// Bit of [`Descriptor::features`]: of two nodes that went on alone the one that changed less gives way.
+pub const FEATURE_DISCARD_LEAST: u64 = 8;
 
 /// What a node tells of itself when a session begins. The handshake decision is a pure function of two of these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +53,8 @@ pub struct Descriptor {
     pub continuity: Continuity,
     /// Whether anything is marked: dirty, suspect, unstable or unacknowledged.
     pub marked: bool,
+    /// Bytes that are marked in any way, in whole blocks: at most so many differ from what the generations before hold.
+    pub marked_bytes: u64,
     /// Whether some of the marks are only write-intent regions of a life that ended.
     pub intents_marked: bool,
     /// Whether the marks could be read.

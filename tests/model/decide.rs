@@ -65,6 +65,7 @@ fn node(index: u8) -> Descriptor {
         cache_epoch: 0,
         continuity: Continuity::SameProcess,
         marked: false,
+        marked_bytes: 0,
         intents_marked: false,
         maps_readable: true,
         gated_since_join: false,

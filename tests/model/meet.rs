@@ -77,6 +77,7 @@ fn descriptor(variant: &Variant, s: &State, index: usize) -> Descriptor {
         cache_epoch: 0,
         continuity,
         marked: marks && !dropped,
+        marked_bytes: 0,
         intents_marked: node.intent && variant.intent != Intent::None && !dropped,
         maps_readable: !compare,
         // The variant that is exact without gating is the one that lies about it.

@@ -214,6 +214,7 @@ impl Pair {
                 me.record(record);
                 answers.push(Input::Persisted { op, result: Ok(()) });
             }
+            Effect::Archive { op, .. } => answers.push(Input::Archived { op, result: Ok(()) }),
             Effect::Send { session, frame } => self.send(node, session, frame),
             Effect::Disconnect { session, .. } => self.wire.push_back(OnWire::End(session)),
             Effect::ProbePeer => answers.push(Input::PeerProbed { refused: self.down[1 - node] }),

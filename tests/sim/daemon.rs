@@ -165,6 +165,7 @@ impl World {
         match effect {
             Effect::Disk { op, io } => self.submit_disk(node, op, io),
             Effect::Persist { op, record } => self.submit_persist(node, op, record),
+            Effect::Archive { op, work } => self.submit_archive(node, op, work),
             Effect::Send { session, frame } => self.send(node, session, frame),
             Effect::Disconnect { session, reason, .. } => self.disconnect(node, session, reason),
             Effect::ProbePeer => {

@@ -73,7 +73,11 @@ impl World {
     pub fn is_quiet(&self) -> bool {
         let quiet = |node: &super::node::Node| {
             node.process.as_ref().is_some_and(|p| {
-                p.disk_ops.is_empty() && p.persists.is_empty() && p.requests.is_empty() && p.inbox.is_empty()
+                p.disk_ops.is_empty()
+                    && p.persists.is_empty()
+                    && p.archive_ops.is_empty()
+                    && p.requests.is_empty()
+                    && p.inbox.is_empty()
             })
         };
         let drained = |session: &twinblock::base::ids::SessionId| (0..2).all(|from| self.link.drained(from, *session));

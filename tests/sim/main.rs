@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `world`, `random`, `log`, `config` | the queue of events, chance, the timeline, what a seed means |
 //! | `node`, `daemon`, `devices` | a server and its daemon: the runtime around a core, its contract checked |
-//! | `disk`, `metadata`, `link`, `buffers`, `content` | what it runs on |
+//! | `disk`, `metadata`, `archive`, `link`, `buffers`, `content` | what it runs on |
 //! | `clients`, `operator`, `nemesis` | what is done to it |
 //! | `history`, `register`, `invariants`, `run` | what must hold, and the verdict |
 //! | `watch` | ends a run that hangs or takes all memory |
@@ -15,6 +15,7 @@
 //! `TWINBLOCK_SIM_SEED` and `TWINBLOCK_SIM_PROFILE` name the run that `replay` plays, `TWINBLOCK_SIM_LINES` is how much
 //! of its timeline is printed.
 
+mod archive;
 mod buffers;
 mod clients;
 mod config;

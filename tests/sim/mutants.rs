@@ -31,6 +31,7 @@ fn acts(mutation: Mutation) -> &'static [Act] {
         Mutation::R11 => &[PowerCrash, ProcessCrash],
         Mutation::R12 => &[RotMaps, RotMaps, ProcessCrash, Cut, Reset],
         Mutation::R13 | Mutation::R14 => &[Reset, ProcessCrash],
+        Mutation::E8 => &[Force, Cut, Reset, ProcessCrash],
     }
 }
 
@@ -115,4 +116,5 @@ mutants! {
     unreadable_maps_taken_for_empty_are_caught: R12,
     frames_that_overlap_are_caught: R13,
     buffers_given_back_early_are_caught: R14,
+    overwriting_before_the_archive_has_it_is_caught: E8,
 }

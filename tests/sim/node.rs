@@ -1,5 +1,6 @@
 //! One server: its disk, its metadata device, and at most one daemon process with a real mirror core in it.
 
+use super::archive::Vault;
 use super::buffers::Buffers;
 use super::config::Config;
 use super::content::Value;
@@ -16,7 +17,7 @@ use twinblock::base::range::{BLOCK, ByteRange};
 use twinblock::base::state::DiskState;
 use twinblock::base::time::Moment;
 use twinblock::logic::mirror::Mirror;
-use twinblock::logic::mirror::interface::{DiskIo, Identity, Input, Settings};
+use twinblock::logic::mirror::interface::{Archive, DiskIo, Identity, Input, Settings};
 use twinblock::wire::metadata::Plan;
 use twinblock::wire::metadata::record::{Record, Superblock};
 
@@ -46,6 +47,7 @@ pub struct Node {
     pub disk: Disk,
     pub metadata: Metadata,
     pub faults: Faults,
+    pub vault: Vault,
     pub boot: BootId,
     /// The machine has power.
     pub powered: bool,
@@ -148,6 +150,8 @@ pub struct Process {
     pub spins: u32,
     pub disk_ops: BTreeMap<OpId, DiskOp>,
     pub persists: VecDeque<(OpId, Record)>,
+    /// What the archive has to do, in order.
+    pub archive_ops: VecDeque<(OpId, Archive)>,
     /// What is being written for the first of them.
     pub plan: Plan,
     pub session: Option<SessionId>,
@@ -193,6 +197,7 @@ impl Node {
             disk: Disk::new(blocks),
             metadata: Metadata::new(&superblock, blocks * BLOCK),
             faults: Faults::default(),
+            vault: Vault::default(),
             boot: BootId(random.next() as u128),
             powered: true,
             process: None,
@@ -217,6 +222,7 @@ impl Node {
         let superblock = metadata::fresh_superblock(self.index, device, config.region_shift, DiskState::New);
         self.metadata = Metadata::new(&superblock, blocks * BLOCK);
         self.faults = Faults::default();
+        self.vault = Vault::default();
         self.was_doomed = false;
     }
 
@@ -242,6 +248,7 @@ impl Node {
             spins: 0,
             disk_ops: BTreeMap::new(),
             persists: VecDeque::new(),
+            archive_ops: VecDeque::new(),
             plan: Plan::default(),
             session: None,
             connections: BTreeMap::new(),
@@ -271,6 +278,7 @@ impl Node {
     pub fn lose_power(&mut self, now: Moment, random: &mut Random) -> Option<Process> {
         self.powered = false;
         self.cache_lost = now;
+        self.vault.before = None;
         self.memory_lost = now;
         self.boot = BootId(random.next() as u128);
         let process = self.process.take();

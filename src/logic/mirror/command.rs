@@ -61,6 +61,16 @@ impl Mirror {
                 let outcome = self.resync_wanted(full, compare, discard_ours, out);
                 out.push(Effect::CommandDone { id, outcome });
             }
+            Command::GiveUp { archive } => {
+                let outcome = match self.disk {
+                    DiskState::Diskless => {
+                        let refusal = Refusal::new("no-disk", "This node has no disk.", "Attach one first.");
+                        CommandOutcome::Refused(refusal)
+                    }
+                    _ => self.discard_ours(false, archive, out),
+                };
+                out.push(Effect::CommandDone { id, outcome });
+            }
             Command::PauseResync => self.pause_wanted(id, true, out),
             Command::ResumeResync => self.pause_wanted(id, false, out),
             Command::Verify { repair } => self.start_verify(id, repair, out),
@@ -351,7 +361,7 @@ impl Mirror {
             return CommandOutcome::Refused(Refusal::new("no-disk", "This node has no disk.", "Attach one first."));
         }
         match discard_ours {
-            Some(true) => return self.discard_ours(full, out),
+            Some(true) => return self.discard_ours(full, true, out),
             Some(false) => return self.discard_theirs(full, out),
             None => {}
         }
@@ -383,7 +393,7 @@ impl Mirror {
     }
 
     /// The operator gives up this node's data.
-    fn discard_ours(&mut self, full: bool, out: &mut Vec<Effect>) -> CommandOutcome {
+    fn discard_ours(&mut self, full: bool, archive: bool, out: &mut Vec<Effect>) -> CommandOutcome {
         if self.role == Role::Primary {
             return CommandOutcome::Refused(Refusal::new(
                 "primary",
@@ -391,6 +401,7 @@ impl Mirror {
                 "Demote it first.",
             ));
         }
+        self.archive_again(archive);
         self.superblock.discard = true;
         self.superblock.requested = full.then_some(ResyncKind::Full);
         self.persist(After::Wish, out);
@@ -420,7 +431,7 @@ impl Mirror {
     /// The peer's operator gave up this node's data.
     pub(super) fn peer_wants_discard(&mut self, full: bool, out: &mut Vec<Effect>) {
         if self.disk != DiskState::Diskless {
-            let _ = self.discard_ours(full, out);
+            let _ = self.discard_ours(full, true, out);
         }
     }
 

@@ -11,11 +11,13 @@
 //! | `meeting`, `handshake` | what two nodes that meet decide |
 //! | `source`, `chunk` | a resync's giving side |
 //! | `target` | what the receiving side applies |
+//! | `archive` | what only a copy that is given up has |
 //! | `command` | the operator |
 //! | `failure` | disks that fail |
 //! | `housekeeping` | time |
 //! | `view` | what is shown |
 
+use super::archive::{Archived, Archiver};
 use super::chunk::Chunk;
 use super::command::Pending;
 use super::door::Door;
@@ -98,6 +100,7 @@ pub struct Mirror {
     pub(super) word: Word,
     pub(super) session: Option<Session>,
     pub(super) applying: Applying,
+    pub(super) archiver: Archiver,
     /// A sentence on the last session's end, for status.
     pub(super) link_reason: Option<String>,
     /// The last decision's rule.
@@ -168,6 +171,8 @@ pub(super) enum Op {
     Snapshot(u64),
     /// A superblock, and what follows.
     Superblock(After),
+    /// Something for the archive.
+    Archive(Archived),
 }
 
 /// What follows when a superblock is durable.
@@ -253,6 +258,7 @@ impl Mirror {
             word: Word::default(),
             session: None,
             applying: Applying::default(),
+            archiver: Archiver::default(),
             link_reason: None,
             rule: None,
             peer_gone: false,
@@ -322,6 +328,7 @@ impl Mirror {
             Input::Request(request) => self.admit(request, out),
             Input::DiskDone { op, result } => self.disk_done(op, result, out),
             Input::Persisted { op, result } => self.persisted(op, result, out),
+            Input::Archived { op, result } => self.archived(op, result, out),
             Input::LinkUp { session } => self.link_up(session, out),
             Input::LinkDown { session, reason } => self.link_down(session, reason, out),
             Input::Frame { session, frame } => self.frame(session, frame, out),
@@ -399,6 +406,7 @@ impl Mirror {
                 unreachable!("flushes share one operation")
             }
             Op::Intents | Op::Snapshot(_) | Op::Superblock(_) => unreachable!("a record is answered by Persisted"),
+            Op::Archive(_) => unreachable!("the archive is answered by Archived"),
         }
     }
 

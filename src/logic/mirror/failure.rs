@@ -50,6 +50,7 @@ impl Mirror {
         self.intent_waiters.clear();
         self.abandon_cycle();
         self.abandon_applying();
+        self.archiver.close();
         self.abandon_reads();
         self.abandon_reading_chunks(out);
         self.abandon_flushes(out);

@@ -12,6 +12,8 @@
 //! | BothDiscard, Discard | the operator gave up one side | refuse; that side is the target |
 //! | BothNew, OneNew | content unknown | refuse; the other is the source |
 //! | Unrelated, Fork | no common past; both went on alone | refuse |
+//! | SplitPolicy | both went on alone, and the policy of both names the one to give up | that side is the target |
+//! | Archive | the target of any of these has what it could not archive | refuse |
 //! | Newer | one side's content descends from the other's | the newer is the source, by its marks where they fit |
 //! | NewestInconsistent | the newer side is half a copy | refuse |
 //! | BothInconsistent, OneInconsistent | equal generations | refuse; the whole one is the source |
@@ -22,7 +24,9 @@
 use super::mutation::{Mutation, Rules};
 use crate::base::generation::{Generation, Relation};
 use crate::base::state::{DiskState, Mode, ResyncKind, Role};
-use crate::wire::message::{Continuity, Descriptor};
+use crate::wire::message::{
+    Continuity, Descriptor, FEATURE_ARCHIVE_FAILED, FEATURE_DISCARD_LEAST, FEATURE_DISCARD_ZERO_CHANGES,
+};
 use std::cmp::Ordering;
 
 /// One of the two nodes, seen from the one that decides.
@@ -74,6 +78,8 @@ pub enum Rule {
     Primary,
     PrimaryWithoutMemory,
     Survivor,
+    SplitPolicy,
+    Archive,
 }
 
 impl Rule {
@@ -105,6 +111,8 @@ impl Rule {
             Rule::Primary => "primary-is-source",
             Rule::PrimaryWithoutMemory => "primary-without-memory",
             Rule::Survivor => "survivor-is-source",
+            Rule::SplitPolicy => "split-brain-by-policy",
+            Rule::Archive => "archive-failed",
         }
     }
 }
@@ -233,7 +241,7 @@ pub(super) fn decide_by(rules: Rules, ours: &Descriptor, theirs: &Descriptor) ->
         .unwrap_or_else(|| match case.relation {
             Relation::Equal => case.equal(),
             Relation::Unrelated => refuse(Rule::Unrelated),
-            Relation::Fork => refuse(Rule::Fork),
+            Relation::Fork => case.fork(),
             Relation::OursNewerMarks => case.newer(Side::Ours, true),
             Relation::OursNewerHistory => case.newer(Side::Ours, false),
             Relation::TheirsNewerMarks => case.newer(Side::Theirs, true),
@@ -347,6 +355,45 @@ impl Case<'_> {
         Some(self.sync(Rule::OneNew, source, Basis::None))
     }
 
+    /// Both went on alone. A policy chooses only where what each has changed is known, and the same on both.
+    fn fork(&self) -> Decision {
+        let victim = if self.changes_are_known() { self.victim_by_policy() } else { None };
+        victim.map_or(refuse(Rule::Fork), |victim| self.sync(Rule::SplitPolicy, victim.other(), Basis::None))
+    }
+
+    /// Whether the marks of each are relative to a generation that both have had: then no marks mean no changes.
+    fn changes_are_known(&self) -> bool {
+        let since = |a: &Descriptor, b: &Descriptor| {
+            a.lineage.bases.iter().any(|base| b.lineage.bases.contains(base) || b.lineage.history.contains(base))
+        };
+        self.both(|n| n.maps_readable && n.disk == DiskState::UpToDate)
+            && since(self.ours, self.theirs)
+            && since(self.theirs, self.ours)
+    }
+
+    fn victim_by_policy(&self) -> Option<Side> {
+        let agreed = self.ours.features & self.theirs.features;
+        let changed = |n: &Descriptor| n.marked || n.intents_marked;
+        if agreed & (FEATURE_DISCARD_ZERO_CHANGES | FEATURE_DISCARD_LEAST) != 0 && !self.both(changed) {
+            if self.either(changed) {
+                return Some(self.the_one(changed).other());
+            }
+            // Neither has anything to lose: the one that was primary last is kept, as its clients know it.
+            let rank = |n: &Descriptor| (n.role == Role::Primary, n.primary_epoch, std::cmp::Reverse(n.node));
+            return Some(if rank(self.ours) < rank(self.theirs) { Side::Ours } else { Side::Theirs });
+        }
+        if agreed & FEATURE_DISCARD_LEAST == 0 {
+            return None;
+        }
+        let victim = match self.ours.marked_bytes.cmp(&self.theirs.marked_bytes) {
+            Ordering::Less => Side::Ours,
+            Ordering::Greater => Side::Theirs,
+            Ordering::Equal => return None,
+        };
+        // Its clients saw their writes acknowledged: they are not cut without an operator.
+        (self.node(victim).role == Role::Secondary).then_some(victim)
+    }
+
     fn newer(&self, source: Side, marks_fit: bool) -> Decision {
         if self.node(source).disk == DiskState::Inconsistent {
             return refuse(Rule::NewestInconsistent);
@@ -412,6 +459,9 @@ impl Case<'_> {
 
     fn sync(&self, rule: Rule, source: Side, basis: Basis) -> Decision {
         let (s, t) = (self.node(source), self.node(source.other()));
+        if t.features & FEATURE_ARCHIVE_FAILED != 0 {
+            return refuse(Rule::Archive);
+        }
         let readable = self.both(|n| n.maps_readable) || self.rules.broken(Mutation::R12);
         let exact = self.both(|n| n.exact)
             && (self.both(|n| n.gated_since_join) || self.rules.broken(Mutation::R11))

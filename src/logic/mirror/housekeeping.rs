@@ -117,7 +117,9 @@ impl Mirror {
         if limit.is_zero() || self.disk == DiskState::Diskless {
             return;
         }
-        let hung = self.ops.iter().any(|(_, (_, since))| self.now.since(*since) >= limit);
+        // The archive may be on another disk, and slow; it is no reason to give up this one.
+        let of_disk = |op: &Op| !matches!(op, Op::Archive(_));
+        let hung = self.ops.iter().any(|(_, (op, since))| of_disk(op) && self.now.since(*since) >= limit);
         if hung {
             self.disk_failed("an operation", crate::base::error::DiskError::TimedOut, out);
         }

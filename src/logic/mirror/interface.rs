@@ -5,7 +5,7 @@
 //! - Every [`Effect::Disk`], [`Effect::Persist`] is answered exactly once, failures and shutdown included. Disk
 //!   operations run concurrently; the core never has two overlapping ones under way of which one writes, except a
 //!   `Flush`, which covers exactly the operations that were answered before it was handed out. One flush at a time.
-//! - Persist operations are carried out one after the other, in order.
+//! - Persist operations are carried out one after the other, in order; so are those of the archive.
 //! - A buffer belongs to the core from the input that names it to the `Release` (or, for reads, the `Reply`) that names it.
 //!   After a `ReplyApart` a read's buffer is still the core's.
 //!   When a session ends, frames already handed out for it need their buffers no longer.
@@ -17,7 +17,7 @@ use crate::base::generation::Generation;
 use crate::base::ids::{BootId, BufferId, CommandId, Epoch, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
 use crate::base::range::ByteRange;
 use crate::base::request::{Outcome, Request};
-use crate::base::state::{DiskState, Exclusion, Mode, Overflow, ResyncKind, Role};
+use crate::base::state::{DiskState, Exclusion, Mode, Overflow, ResyncKind, Role, SplitBrain};
 use crate::base::time::Moment;
 use crate::wire::frame::Frame;
 use crate::wire::message::Continuity;
@@ -75,6 +75,10 @@ pub struct Settings {
     pub resync_rate_min: u64,
     /// Client write latency during a resync may be this many times what it is without.
     pub latency_allowance: f64,
+    /// What only this copy has is archived before it is overwritten.
+    pub archive: bool,
+    /// What happens by itself when both nodes went on alone; needs to be the same on both.
+    pub split_brain: SplitBrain,
 }
 
 impl Settings {
@@ -105,6 +109,8 @@ impl Settings {
             resync_rate_max: 0,
             resync_rate_min: 10 << 20,
             latency_allowance: 1.25,
+            archive: true,
+            split_brain: SplitBrain::Manual,
         }
     }
 }
@@ -138,6 +144,13 @@ pub enum Input {
         op: OpId,
         /// How it ended.
         result: Result<(), DiskError>,
+    },
+    /// The answer to [`Effect::Archive`].
+    Archived {
+        /// The operation.
+        op: OpId,
+        /// Why it failed, as a sentence that names the archive and the next step.
+        result: Result<(), String>,
     },
     /// An authenticated session with the peer exists. Never two at a time: the old one is `LinkDown` first.
     LinkUp {
@@ -351,6 +364,31 @@ pub enum DiskIo {
     },
 }
 
+/// What is to be done with the archive of a copy that is given up.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Archive {
+    /// Have one ready, durably, before anything is overwritten.
+    Open {
+        /// One was begun and must go on: blocks that it holds may be overwritten already. Without it, that fails.
+        resumed: bool,
+        /// The disk.
+        device: Uuid,
+        /// What this copy is.
+        ours: Generation,
+        /// What takes its place.
+        theirs: Generation,
+        /// Of the volume, in bytes.
+        size_bytes: u64,
+    },
+    /// Save what the disk holds there, durably. What an archive holds of a block already stays: it is older.
+    Save {
+        /// Block-aligned, of any length; nothing else reads or writes it meanwhile.
+        range: ByteRange,
+    },
+    /// This copy is the peer's equal: nothing more comes.
+    Finish,
+}
+
 /// What the core wants done.
 #[derive(Debug, PartialEq)]
 pub enum Effect {
@@ -367,6 +405,13 @@ pub enum Effect {
         op: OpId,
         /// What to write.
         record: Record,
+    },
+    /// Something for the archive of what only this copy has; answered by [`Input::Archived`].
+    Archive {
+        /// Echoed in the answer.
+        op: OpId,
+        /// What to do.
+        work: Archive,
     },
     /// Send a frame; frames of one session go out in the order of their effects.
     Send {
@@ -534,4 +579,9 @@ pub enum Note {
     },
     /// An asynchronous volume fell behind on purpose.
     Shed,
+    /// What only this copy has can't be archived, so it is not overwritten.
+    ArchiveFailed {
+        /// Why.
+        reason: String,
+    },
 }

@@ -28,11 +28,12 @@ impl Mirror {
     fn descriptor(&self) -> Descriptor {
         let superblock = &self.superblock;
         let marked = !self.marks.dirty.is_empty() || !self.marks.suspect.is_empty() || !self.unstable.is_empty();
+        let marked_bytes = self.marks.bytes() + self.unstable.bytes();
         let receipts = self.settings.receipt_gating || self.settings.mode == Mode::Memory;
         let join = superblock.join;
         Descriptor {
             protocol: PROTOCOL_VERSION,
-            features: if receipts { FEATURE_RECEIPTS } else { 0 },
+            features: if receipts { FEATURE_RECEIPTS } else { 0 } | self.archive_features(),
             node: self.settings.node,
             volume: self.settings.volume,
             device: superblock.device,
@@ -47,6 +48,7 @@ impl Mirror {
             cache_epoch: superblock.cache_epoch,
             continuity: self.continuity(),
             marked,
+            marked_bytes,
             intents_marked: !self.marks.intents.is_empty(),
             maps_readable: !self.maps_unreadable,
             gated_since_join: join.is_some_and(|join| join.gated) && self.settings.receipt_gating,
@@ -135,7 +137,8 @@ impl Mirror {
     }
 
     fn refused(&mut self, rule: Rule, out: &mut Vec<Effect>) {
-        self.link_reason = Some(refusal_sentence(rule, self.peer_name()));
+        let sentence = (rule == Rule::Archive).then(|| self.archiver.failure().map(str::to_owned)).flatten();
+        self.link_reason = Some(sentence.unwrap_or_else(|| refusal_sentence(rule, self.peer_name())));
         self.set_phase(Phase::Refused);
         self.drive_all(out);
     }
@@ -157,8 +160,12 @@ fn refusal_sentence(rule: Rule, peer: &str) -> String {
         Rule::NoGoodSource => "the other disk is not up to date: choose one with resync --source".into(),
         Rule::Unrelated => "the two disks hold unrelated data: choose one with resync --source".into(),
         Rule::Fork => {
-            "split brain: both nodes went on alone; nothing is overwritten until you choose one with resync --source"
+            "split brain: both nodes went on alone; nothing is overwritten until you choose one: `split-brain show` tells \
+             what each has, `split-brain resolve --discard NODE` gives one up and archives what only it has"
                 .into()
+        }
+        Rule::Archive => {
+            format!("{peer} can't archive what only it has, so nothing of it is overwritten: its own status says why")
         }
         Rule::NewestInconsistent => "the newer copy is an unfinished one: choose a side with resync --source".into(),
         Rule::BothInconsistent => "both copies are unfinished: choose one with resync --source".into(),

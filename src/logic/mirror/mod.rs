@@ -12,6 +12,7 @@ mod rate;
 
 pub mod handshake;
 
+mod archive;
 mod chunk;
 mod command;
 mod core;

@@ -41,11 +41,13 @@ pub enum Mutation {
     R13,
     /// A buffer is given back when the local disk has it, although the peer's leg is still to be sent.
     R14,
+    /// A copy that is given up is overwritten before what only it has is archived.
+    E8,
 }
 
 impl Mutation {
     /// All of them, for tests that go through the list.
-    pub const ALL: [Mutation; 18] = [
+    pub const ALL: [Mutation; 19] = [
         Mutation::R1,
         Mutation::R2a,
         Mutation::R2b,
@@ -64,6 +66,7 @@ impl Mutation {
         Mutation::R12,
         Mutation::R13,
         Mutation::R14,
+        Mutation::E8,
     ];
 }
 

@@ -21,7 +21,7 @@ use crate::base::error::DiskError;
 use crate::base::generation::Generation;
 use crate::base::ids::SessionId;
 use crate::base::range::{BLOCK_SHIFT, ByteRange};
-use crate::base::state::{DiskState, ResyncKind, Role};
+use crate::base::state::{Archiving, DiskState, ResyncKind, Role};
 use crate::base::time::Moment;
 use crate::base::view::{ResyncSummary, VerifySummary, VerifyView};
 use crate::wire::message::Message;
@@ -473,6 +473,8 @@ impl Mirror {
         self.superblock.unfinished = None;
         self.superblock.requested = None;
         self.superblock.peer_outdated = false;
+        // Once given up, it is the good copy after all.
+        self.superblock.archiving = Archiving::Off;
         // Called outdated for a peer that then did not go on alone.
         self.disk = DiskState::UpToDate;
         self.record_join();
@@ -483,6 +485,7 @@ impl Mirror {
         let source = self.session.as_mut().and_then(|session| session.source());
         if let Some(source) = source.filter(|source| source.stage == Stage::PersistingJoin) {
             source.stage = Stage::Joining;
+            self.finish_archive(out);
             self.send(Message::Join, out);
         }
     }

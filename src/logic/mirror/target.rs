@@ -5,10 +5,11 @@
 //! fault and ends the session. Before it promises anything (`Flushed`, `Adopted`, authority) it waits until everything
 //! that came before has been written, and flushes (rule R3).
 
+use super::archive::Archived;
 use super::core::{After, Mirror, Op};
 use super::door::{Door, Purpose};
 use super::handshake::Sync;
-use super::interface::{Completion, DiskIo, Effect, Note};
+use super::interface::{Archive, Completion, DiskIo, Effect, Note};
 use super::marks::serialise_in_parts;
 use super::mutation::Mutation;
 use super::request::{Origin, Slot, Work};
@@ -18,7 +19,7 @@ use crate::base::error::DiskError;
 use crate::base::generation::{Generation, Lineage};
 use crate::base::ids::{BufferId, Epoch, OpId, Sequence};
 use crate::base::range::ByteRange;
-use crate::base::state::{DiskState, ResyncKind, Role};
+use crate::base::state::{Archiving, DiskState, ResyncKind, Role};
 use crate::wire::frame::Frame;
 use crate::wire::message::{Continuity, Message};
 use crate::wire::metadata::record::Join;
@@ -53,6 +54,8 @@ struct Applied {
     buffer: Option<BufferId>,
     /// The checksums to compare with, for a hashed range.
     digests: Option<Vec<u128>>,
+    /// What it does to the disk once the archive has what it overwrites.
+    waiting: Option<DiskIo>,
     /// The disk it is for was given up: nobody waits for it any more.
     ghost: bool,
 }
@@ -85,12 +88,27 @@ pub(super) struct Target {
     pub(super) reason: String,
     pub(super) total: u64,
     pub(super) progress: Progress,
+    /// What the source said when it began.
+    begun: Begun,
+}
+
+/// How a resync begins.
+#[derive(Clone, Copy, Debug, Default)]
+struct Begun {
+    /// How it finds out what to copy, in the source's word.
+    kind: Option<ResyncKind>,
+    /// The generation for the time of the copy.
+    tag: Option<Generation>,
+    /// Nothing will be copied.
+    clean: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Our marks are sent; the source will begin.
     Told,
+    /// The archive of what only this copy has is being opened.
+    Opening,
     /// Inconsistent is being made durable.
     Persisting,
     /// Frames come.
@@ -141,7 +159,7 @@ impl Applying {
         self.arrivals.insert(arrival);
         self.ranges.insert(range.offset, range.end());
         self.received = self.received.max(Some(sequence));
-        self.frames.insert(Applied { arrival, sequence, range, buffer, digests: None, ghost: false })
+        self.frames.insert(Applied { arrival, sequence, range, buffer, digests: None, waiting: None, ghost: false })
     }
 
     fn end(&mut self, key: Key) -> Applied {
@@ -181,6 +199,7 @@ impl Mirror {
             reason: String::new(),
             total: 0,
             progress: Progress::default(),
+            begun: Begun::default(),
         };
         self.set_phase(Phase::Target(target));
         if self.role == Role::Primary {
@@ -248,21 +267,42 @@ impl Mirror {
             self.misbehaved("a resync that does not fit what was agreed on", out);
             return;
         }
-        target.stage = Stage::Persisting;
-        target.reason = reason.clone();
+        target.stage = Stage::Opening;
+        target.begun = Begun { kind: Some(kind), tag, clean };
+        target.reason = reason;
         target.total = bytes;
         target.progress = Progress { left: bytes, total: bytes, ..Progress::default() };
         self.commit_size(committed_bytes);
+        let Some(resumed) = self.must_archive() else {
+            // One that was opened in a session before which came to nothing.
+            self.archiver.close();
+            return self.begin_copy(out);
+        };
+        self.open_archive(resumed, out);
+    }
+
+    /// The archive is open, or none is needed: this copy is given up.
+    pub(super) fn begin_copy(&mut self, out: &mut Vec<Effect>) {
+        let Some(target) = self.session.as_mut().and_then(|session| session.target()) else { return };
+        if target.stage != Stage::Opening {
+            return;
+        }
+        target.stage = Stage::Persisting;
+        let Begun { kind, tag, clean } = target.begun;
+        let (reason, bytes) = (target.reason.clone(), target.total);
         if clean && tag.is_none() {
             self.target_persisted(out);
             return;
         }
-        if !clean {
+        if let Some(kind) = kind.filter(|_| !clean) {
             self.note(Note::ResyncBegan { kind, reason, bytes }, out);
             self.disk = DiskState::Inconsistent;
         }
         self.superblock.discard = false;
         self.superblock.requested = None;
+        if self.archiver.is_open() {
+            self.superblock.archiving = Archiving::Running;
+        }
         if let Some(tag) = tag {
             self.superblock.lineage.bump(tag, Vec::new());
             self.cover = vec![tag];
@@ -319,7 +359,37 @@ impl Mirror {
             Frame::ResyncZero { range, .. } => DiskIo::Zero { range, unmap: true, fua: false },
             Frame::ReadReply { .. } | Frame::Control(_) => unreachable!("handled before"),
         };
-        self.disk_op(Op::Apply(key), io, out);
+        if self.archiver.lacks(range) && !self.rules.broken(Mutation::E8) {
+            self.applying.frames[key].waiting = Some(io);
+            self.archive(Archived::Frame(key), Archive::Save { range }, out);
+        } else {
+            self.disk_op(Op::Apply(key), io, out);
+        }
+    }
+
+    /// The archive has what a frame overwrites, or can't have it: then the frame is as if it had not come.
+    pub(super) fn frame_archived(&mut self, key: Key, result: Result<(), String>, out: &mut Vec<Effect>) {
+        let frame = &mut self.applying.frames[key];
+        let (range, ghost) = (frame.range, frame.ghost);
+        let io = frame.waiting.take().expect("a frame waits once for the archive");
+        match result {
+            Ok(()) if !ghost => {
+                self.archiver.has(range);
+                self.disk_op(Op::Apply(key), io, out);
+                return;
+            }
+            Err(reason) if !ghost => {
+                // No promise may follow: not everything that came before it is written.
+                self.archive_failed(reason, out);
+                self.forget_promises();
+            }
+            _ => {}
+        }
+        let frame = self.applying.end(key);
+        if let Some(buffer) = frame.buffer {
+            out.push(Effect::Release { buffer });
+        }
+        self.barrier_step(out);
     }
 
     /// A mutation of a primary without a disk: this node is the authority and treats it as its own.
@@ -513,6 +583,7 @@ impl Mirror {
         self.superblock.discard = false;
         self.superblock.requested = None;
         self.superblock.suspect = false;
+        self.superblock.archiving = Archiving::Off;
         self.maps_unreadable = false;
         self.persist(After::Adopted, out);
     }
@@ -520,6 +591,7 @@ impl Mirror {
     pub(super) fn adopted_here(&mut self, out: &mut Vec<Effect>) {
         // Our old marks were united into the source's and copied; the new generation has none.
         self.marks.clear_all();
+        self.finish_archive(out);
         if let Some(target) = self.session.as_mut().and_then(|session| session.target()) {
             target.stage = Stage::Adopted;
             self.send(Message::Adopted, out);

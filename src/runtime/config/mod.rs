@@ -94,6 +94,8 @@ pub struct NodeConfig {
     pub control: PathBuf,
     /// Where the daemon keeps its lock.
     pub state_dir: PathBuf,
+    /// Where archives go.
+    pub archive_dir: PathBuf,
 }
 
 /// One volume.
@@ -192,6 +194,8 @@ impl Config {
             unreadable_retry: settings.unreadable_retry,
             resync_rate_max: settings.resync_rate_max.0,
             resync_rate_min: settings.resync_rate_min.0,
+            archive: settings.archive,
+            split_brain: settings.split_brain,
             latency_allowance: settings.latency_allowance,
         }
     }

@@ -230,13 +230,16 @@ fn read_node<'d>(
         path
     });
     let state_dir = path(&section, "state_dir", None).map(|(path, _)| path);
+    let archive_dir = path(&section, "archive_dir", None).map(|(path, _)| path);
+    let state_dir = state_dir.unwrap_or_else(|| PathBuf::from(format!("/var/lib/twinblock/{shown}")));
     section.end();
     let value = NodeConfig {
         name: name?,
         mirror: mirror.map(|(_, list)| list).unwrap_or_default(),
         heartbeat,
         control: control.unwrap_or_else(|| PathBuf::from(format!("/run/twinblock/{shown}.sock"))),
-        state_dir: state_dir.unwrap_or_else(|| PathBuf::from(format!("/var/lib/twinblock/{shown}"))),
+        archive_dir: archive_dir.unwrap_or_else(|| state_dir.join("archive")),
+        state_dir,
     };
     Some(Placed { value, span, addresses })
 }

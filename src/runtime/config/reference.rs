@@ -62,6 +62,13 @@ const NODE: &[Key] = &[
         default: "/var/lib/twinblock/NAME",
         doc: "Directory of the daemon's lock, and of what a restart must remember (`disconnect`); made when it is missing.",
     },
+    Key {
+        key: "archive_dir",
+        kind: "path",
+        default: "archive in the state_dir",
+        doc: "Directory of the archives of what only this server had when its copy was given up; made when it is missing. \
+              Not on a volume of the cluster.",
+    },
 ];
 
 const VOLUME: &[Key] =

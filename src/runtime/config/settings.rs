@@ -5,7 +5,7 @@
 
 use super::document::{Document, Section, Value};
 use super::units;
-use crate::base::state::{Mode, Overflow};
+use crate::base::state::{Mode, Overflow, SplitBrain};
 use crate::io::ring::Choice;
 use crate::runtime::shard::clients::ClientTimes;
 use std::time::Duration;
@@ -149,6 +149,13 @@ settings! {
         resync_rate_min: Rate = "10MiB/s", "64KiB/s" to "100GiB/s";
         /// While a resync runs, the application's write latency may be this many times what it is without.
         latency_allowance: f64 = "1.25", "1" to "100";
+        /// What happens by itself when both servers went on alone: `manual` nothing, `discard-zero-changes` the side that
+        /// changed nothing is given up, `discard-least` also a secondary that changed less. The same on both servers.
+        split_brain: SplitBrain = "manual";
+        /// What only one server has is kept in an archive before a resync overwrites it.
+        archive: bool = "true";
+        /// Largest file of one archive. A resync that would need more stops before it overwrites anything more.
+        archive_limit: Size = "64GiB", "1MiB" to "16TiB";
         /// Longest time an NBD client may take to negotiate. One that has chosen the export may be silent for ever.
         nbd_handshake_timeout: Duration = "10s", "100ms" to "10min";
         /// Longest time an NBD client may leave its answers unread before its connection is cut.
@@ -384,6 +391,13 @@ macro_rules! word_kind {
 
 word_kind!(Mode, "sync, memory, async", "sync" => Mode::Sync, "memory" => Mode::Memory, "async" => Mode::Async);
 word_kind!(Choice, "automatic, threads", "automatic" => Choice::Automatic, "threads" => Choice::Threads);
+word_kind!(
+    SplitBrain,
+    "manual, discard-zero-changes, discard-least",
+    "manual" => SplitBrain::Manual,
+    "discard-zero-changes" => SplitBrain::DiscardZeroChanges,
+    "discard-least" => SplitBrain::DiscardLeast
+);
 word_kind!(Overflow, "block, shed", "block" => Overflow::Block, "shed" => Overflow::Shed);
 
 fn text_or_number(value: &DeValue<'_>) -> Option<String> {

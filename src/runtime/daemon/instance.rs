@@ -84,6 +84,7 @@ mod tests {
             heartbeat: vec![],
             control: folder.path().join("c"),
             state_dir: folder.path().join("state/alpha"),
+            archive_dir: folder.path().join("archive"),
         };
         let first = Instance::begin(&node).unwrap();
         let refused = Instance::begin(&node).err().unwrap();

@@ -2,6 +2,7 @@
 
 use super::{Place, remembered};
 use crate::base::command::Refusal;
+use crate::io::archive::Place as ArchivePlace;
 use crate::io::disk::{DiskSpec, MetadataPlace, OpenedVolume, open_volume};
 use crate::logic::mirror::interface::Identity;
 use crate::runtime::cli::exit::{Exit, Failure};
@@ -67,6 +68,10 @@ impl Volume {
             client_times: volume.settings.client_times(),
             events,
             disk_engine: config.daemon.disk_engine,
+            archive: ArchivePlace {
+                directory: config.this_node().archive_dir.clone(),
+                bytes_max: volume.settings.archive_limit.0,
+            },
         })
         .map_err(|error| failed(error.to_string()))?;
         let offered = shard.clone();

@@ -49,6 +49,7 @@ impl Shard {
                 Call::Probed { refused } => self.inputs.push(Input::PeerProbed { refused }),
                 Call::Order { id, order } => self.inputs.push(Input::Order { id, order }),
                 Call::Permit { until } => self.inputs.push(Input::Permit { until }),
+                Call::Archived { number, result } => self.inputs.extend(self.archives.finish(number, result)),
                 Call::Stop => self.inputs.push(Input::Stop),
             }
         }

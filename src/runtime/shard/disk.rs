@@ -13,7 +13,8 @@ use crate::io::pool::{Class, Pool};
 use crate::io::ring::{Action, Completion as RingCompletion, DiskFile, Memory, Ring};
 use crate::logic::mirror::interface::{Completion, DiskIo, Input};
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// What a disk operation needs beside the disk.
@@ -80,6 +81,12 @@ impl Disk {
     /// Whether a disk is in use.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// Another descriptor of the disk.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        let open = self.open.as_ref().ok_or_else(|| io::Error::other("there is none"))?;
+        open.file.as_fd().try_clone_to_owned()
     }
 
     /// Parts of the range that read as zeroes without a read. Where the disk can't tell, or there is none, no parts.

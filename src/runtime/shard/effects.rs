@@ -24,6 +24,7 @@ impl Shard {
                     let mut means = Means { ring: &mut self.ring, pool: &mut self.pool, answers: &mut self.inputs };
                     self.persist.start(op, record, &mut means);
                 }
+                Effect::Archive { op, work } => self.archives.start(op, work, &self.disk, &mut self.inputs),
                 Effect::Send { session, frame } => self.link.send(session, &frame, epoch, &mut self.pool),
                 Effect::Disconnect { session, reason, reconnect_now } => {
                     self.link.disconnect(session, reason, reconnect_now, now, (&mut self.pool, &self.poller));
@@ -62,6 +63,7 @@ impl Shard {
     fn close_disk(&mut self) {
         self.disk.close(&mut self.inputs);
         self.persist.close(&mut self.inputs);
+        self.archives.close();
         self.closing_disk = true;
     }
 

@@ -6,6 +6,7 @@ use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::SessionId;
 use crate::base::time::Moment;
 use crate::base::view::VolumeView;
+use crate::io::archive::Place;
 use crate::io::disk::OpenedVolume;
 use crate::io::poller::Waker;
 use crate::io::ring::Choice;
@@ -37,6 +38,8 @@ pub struct ShardConfig {
     pub events: mpsc::UnboundedSender<(String, ShardEvent)>,
     /// How disk operations are carried out.
     pub disk_engine: Choice,
+    /// Where what only this node has goes when it is given up.
+    pub archive: Place,
 }
 
 /// What a shard tells the daemon.
@@ -90,6 +93,7 @@ pub(super) enum Call {
     Probed { refused: bool },
     Order { id: u64, order: Order },
     Permit { until: Option<Moment> },
+    Archived { number: u64, result: Result<(), String> },
     Stop,
 }
 
@@ -150,7 +154,7 @@ impl Inbox {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn call(&self, call: Call) {
+    pub(super) fn call(&self, call: Call) {
         let mut state = self.lock();
         if !state.ended {
             state.calls.push_back(call);

@@ -18,12 +18,14 @@
 //! | `calls` | what the shard does when it is called |
 //! | `effects` | what it does for the core |
 //! | `disk`, `persist` | data and metadata through the ring |
+//! | `archive` | what a copy that is given up had, through a thread of its own |
 //! | `link`, `linger` | frames to and from the peer |
 //! | `clients`, `host` | NBD connections, and the core as they see it |
 
 pub mod clients;
 pub mod handle;
 
+mod archive;
 mod calls;
 mod disk;
 mod effects;
@@ -49,6 +51,7 @@ use crate::io::pool::Pool;
 use crate::io::ring::{Completion, Ring};
 use crate::logic::mirror::Mirror;
 use crate::logic::mirror::interface::{Effect, Facts, Input};
+use archive::Archives;
 use clients::Clients;
 use disk::{Disk, Means};
 use handle::Inbox;
@@ -83,6 +86,7 @@ struct Shard {
     ring: Ring,
     disk: Disk,
     persist: Persist,
+    archives: Archives,
     /// The disk given up is not closed yet.
     closing_disk: bool,
     /// Why there was no disk at the start.
@@ -147,8 +151,8 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 
 impl Shard {
     fn new(config: ShardConfig) -> io::Result<Shard> {
-        let ShardConfig { settings, identity, disk: opened, disk_reason, listeners, client_times, events, disk_engine } =
-            config;
+        let ShardConfig { settings, identity, disk: opened, disk_reason, .. } = config;
+        let ShardConfig { listeners, client_times, events, disk_engine, archive, .. } = config;
         let name = settings.name.clone();
         let in_group = settings.exclusion == Exclusion::Group;
         let mut node_names = settings.node_names.clone();
@@ -165,18 +169,22 @@ impl Shard {
 
         let (mut disk, mut persist) = (Disk::default(), Persist::default());
         let loaded = opened.map(|opened| calls::take_into_use(opened, &mut disk, &mut persist));
+        let volume_uuid = settings.volume;
         let mirror = Mirror::new(settings, identity, loaded);
         let view = ShardView { volume: mirror.view(now()), clients: Vec::new() };
+        let inbox = Arc::new(Inbox::new(waker, view));
+        let archives = Archives::new(archive, &name, volume_uuid, node_names.clone(), inbox.clone());
         let shard = Shard {
             name,
             events,
-            inbox: Arc::new(Inbox::new(waker, view)),
+            inbox,
             mirror,
             poller,
             pool: Pool::new()?,
             ring,
             disk,
             persist,
+            archives,
             closing_disk: false,
             disk_reason,
             link: Link::new(TOKENS_LINGERING),
@@ -323,7 +331,7 @@ impl Shard {
     }
 
     fn close_disk_if_idle(&mut self) {
-        if self.closing_disk && self.disk.is_idle() && self.persist.is_idle() {
+        if self.closing_disk && self.disk.is_idle() && self.persist.is_idle() && self.archives.is_idle() {
             self.closing_disk = false;
             self.tell(ShardEvent::DiskClosed);
         }

@@ -2,7 +2,7 @@
 
 use crate::base::generation::Lineage;
 use crate::base::ids::{BootId, Epoch, Incarnation, NodeId, SessionId, Uuid};
-use crate::base::state::{DiskState, ResyncKind, Role};
+use crate::base::state::{Archiving, DiskState, ResyncKind, Role};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,9 @@ pub struct Superblock {
     pub requested: Option<ResyncKind>,
     /// Unreadable or rotten metadata was found at start; never promoted without force.
     pub suspect: bool,
+    /// What becomes of what only this disk has while it is overwritten. Stored by itself, where it is not `Off`.
+    #[serde(skip)]
+    pub archiving: Archiving,
 }
 
 /// Both nodes as they were when they were last known to be in sync (rule R6).
@@ -140,6 +143,7 @@ impl Superblock {
             discard: false,
             requested: None,
             suspect: false,
+            archiving: Archiving::Off,
         }
     }
 

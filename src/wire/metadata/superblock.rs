@@ -19,7 +19,7 @@
 
 use crate::base::generation::BASES_MAX;
 use crate::base::limits::HISTORY_MAX;
-use crate::base::state::DiskState;
+use crate::base::state::{Archiving, DiskState};
 use crate::wire::metadata::features::{self, Features};
 use crate::wire::metadata::locator::Locator;
 use crate::wire::metadata::record::Superblock;
@@ -31,6 +31,9 @@ use serde::{Deserialize, Serialize};
 pub(super) const PAIRS: usize = 2;
 /// Copies of a pair.
 pub(super) const COPIES: usize = 2;
+
+/// What the byte behind a superblock says, from 1.
+const ARCHIVING: [Archiving; 2] = [Archiving::Running, Archiving::Declined];
 
 /// The slot of the snapshot a superblock names, and the digest of everything in it: another content of that slot is
 /// never taken for it.
@@ -53,6 +56,8 @@ impl Stored {
         let superblock = &self.superblock;
         let mut payload = features::encode().to_vec();
         encode_plainly(self, &mut payload);
+        // Behind the rest and only where there is something to say: disks that never saw a split stay as they were.
+        payload.extend(ARCHIVING.iter().position(|word| *word == superblock.archiving).map(|index| index as u8 + 1));
         let label = Label {
             kind: Kind::Superblock,
             index: index(pair, copy),
@@ -72,6 +77,12 @@ impl Stored {
         let unit = unit::decode(bytes, Kind::Superblock, index(pair, copy), Some(locator.device))?;
         let (features, rest) = features::decode(unit.payload).ok_or(Bad::Rotten)?;
         let stored = decode_exactly::<Stored>(rest)
+            .or_else(|| {
+                let (last, rest) = rest.split_last()?;
+                let mut stored = decode_exactly::<Stored>(rest)?;
+                stored.superblock.archiving = *ARCHIVING.get(usize::from(*last).checked_sub(1)?)?;
+                Some(stored)
+            })
             .filter(|stored| stored.superblock.sequence == unit.sequence)
             .filter(|stored| is_possible(&stored.superblock, locator));
         Ok((features, stored))

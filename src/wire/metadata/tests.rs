@@ -4,7 +4,7 @@ use super::record::{Join, Loaded, REGIONS_PER_PAGE, Record, Superblock};
 use super::*;
 use crate::base::generation::{Generation, Lineage};
 use crate::base::ids::{BootId, Epoch, Incarnation, NodeId, SessionId, Uuid};
-use crate::base::state::{DiskState, ResyncKind, Role};
+use crate::base::state::{Archiving, DiskState, ResyncKind, Role};
 use proptest::prelude::*;
 use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
@@ -146,6 +146,7 @@ fn superblock(region_shift: u32) -> Superblock {
         discard: false,
         requested: None,
         suspect: false,
+        archiving: Archiving::Off,
     }
 }
 
@@ -586,6 +587,7 @@ fn any_superblock() -> impl Strategy<Value = Superblock> {
             let kinds = [None, Some(ResyncKind::Full), Some(ResyncKind::Compare), Some(ResyncKind::Differential)];
             let disks = [DiskState::New, DiskState::Inconsistent, DiskState::Outdated, DiskState::UpToDate];
             Superblock {
+                archiving: [Archiving::Off, Archiving::Running, Archiving::Declined][usize::from(kind % 3)],
                 peer_device: flags[0].then_some(Uuid(wide)),
                 committed_bytes: words[0],
                 role: if flags[1] { Role::Primary } else { Role::Secondary },

@@ -146,6 +146,22 @@ impl Pair {
         self.world.nodes[node].disk.read(ByteRange::new(0, self.world.config.volume_bytes())).to_vec()
     }
 
+    /// The victim's archive, laid over what its disk holds now, is what its disk held before, and was finished.
+    fn has_archived(&mut self, victim: usize, before: &[u8]) {
+        self.wait(seconds(1), "finished the archive", |world| {
+            let vault = &world.nodes[victim].vault;
+            vault.finished > 0 && !vault.open
+        });
+        let vault = &self.world.nodes[victim].vault;
+        let mut view = self.content(victim);
+        for (block, bytes) in &vault.blocks {
+            let at = *block as usize * bytes.len();
+            view[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        let lost = blocks_that_differ(before, &view);
+        assert!(!vault.blocks.is_empty() && lost.is_empty(), "blocks {lost:?} of the victim are in no archive");
+    }
+
     /// Bytes the last resync moved as data.
     fn copied(&self) -> u64 {
         let copied =
@@ -160,4 +176,11 @@ impl Pair {
         self.world.converge();
         self.world.check_everything_at_rest();
     }
+}
+
+/// The blocks in which two contents differ.
+fn blocks_that_differ(a: &[u8], b: &[u8]) -> Vec<u32> {
+    let size = twinblock::base::range::BLOCK as usize;
+    let pairs = a.chunks(size).zip(b.chunks(size)).enumerate();
+    pairs.filter(|(_, (a, b))| a != b).map(|(block, _)| block as u32).collect()
 }

@@ -3,12 +3,12 @@
 use super::super::config::Act;
 use super::super::node::Work;
 use super::super::world::World;
-use super::{ALPHA, BETA, Pair, millis, seconds, serving_pair, serving_pair_with};
+use super::{ALPHA, BETA, Pair, blocks_that_differ, millis, seconds, serving_pair, serving_pair_with};
 use std::time::Duration;
 use twinblock::base::command::Command;
 use twinblock::base::error::DiskError;
 use twinblock::base::range::ByteRange;
-use twinblock::base::state::{DiskState, LinkState, Mode, Role};
+use twinblock::base::state::{Archiving, DiskState, LinkState, Mode, Role};
 
 #[test]
 fn f101_both_lose_their_power_under_load() {
@@ -207,10 +207,11 @@ fn f119_a_split_is_refused_until_a_side_is_chosen_and_either_may_be() {
         let discard = Command::Resync { full: false, compare: false, discard_ours: Some(true) };
         assert_eq!(pair.ask(victim, discard.clone()), Err("primary".into()));
         assert_eq!(pair.ask(victim, Command::Demote { force: true }), Ok(()));
-        let kept = pair.content(1 - victim);
+        let (kept, lost) = (pair.content(1 - victim), pair.content(victim));
         assert_eq!(pair.ask(victim, discard), Ok(()));
         pair.back_in_sync();
         assert!(pair.content(victim) == kept, "the side that was chosen has changed");
+        pair.has_archived(victim, &lost);
         pair.ends_well();
     }
 }
@@ -223,6 +224,62 @@ fn f120_a_split_without_a_write_on_one_side_is_refused_all_the_same() {
     assert_eq!(pair.ask(BETA, discard), Ok(()));
     pair.back_in_sync();
     pair.ends_well();
+}
+
+/// F045: the archive is full while the victim is being overwritten.
+#[test]
+fn f045_what_cannot_be_archived_is_not_overwritten() {
+    let mut pair = split_pair(450, true);
+    for client in 0..2 {
+        pair.world.clients[client].idle = true;
+    }
+    pair.pass(seconds(3));
+    assert_eq!(pair.ask(BETA, Command::Demote { force: true }), Ok(()));
+    let before = pair.content(BETA);
+    pair.world.nodes[BETA].vault.fails_next = true;
+    assert_eq!(pair.ask(BETA, Command::GiveUp { archive: true }), Ok(()));
+    pair.wait(seconds(10), "refused by its archive", |world| {
+        (0..2).all(|node| world.view(node).is_some_and(|view| view.rule.as_deref() == Some("archive-failed")))
+    });
+    pair.pass(seconds(3));
+    assert_eq!((pair.link(ALPHA), pair.link(BETA)), (LinkState::Refused, LinkState::Refused));
+    let saved = &pair.world.nodes[BETA].vault;
+    let changed = blocks_that_differ(&before, &pair.content(BETA));
+    assert!(saved.failures == 1 && changed.iter().all(|block| saved.blocks.contains_key(block)), "{changed:?}");
+    // Its operator makes room and says so: the same archive goes on.
+    assert_eq!(pair.ask(BETA, Command::GiveUp { archive: true }), Ok(()));
+    pair.back_in_sync();
+    pair.has_archived(BETA, &before);
+    pair.ends_well();
+}
+
+/// The victim's daemon dies in the middle, more than once: the archive still has what was there first.
+#[test]
+fn f119_a_victim_that_dies_while_it_is_overwritten_goes_on_with_the_same_archive() {
+    for seed in 1192..1196 {
+        let mut pair = split_pair(seed, true);
+        for client in 0..2 {
+            pair.world.clients[client].idle = true;
+        }
+        pair.pass(seconds(3));
+        assert_eq!(pair.ask(BETA, Command::Demote { force: true }), Ok(()));
+        let before = pair.content(BETA);
+        assert_eq!(pair.ask(BETA, Command::GiveUp { archive: true }), Ok(()));
+        for saved in [1, 3] {
+            let enough = |world: &World| {
+                let node = &world.nodes[BETA];
+                node.vault.blocks.len() >= saved && node.durable().archiving == Archiving::Running
+            };
+            if pair.world.run_until(seconds(5), enough) {
+                pair.world.kill(BETA, "killed");
+                pair.pass(millis(100));
+                pair.world.start(BETA);
+            }
+        }
+        pair.back_in_sync();
+        pair.has_archived(BETA, &before);
+        pair.ends_well();
+    }
 }
 
 #[test]

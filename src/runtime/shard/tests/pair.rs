@@ -4,6 +4,7 @@ use super::{MIB, PATIENCE};
 use crate::base::command::{Command, CommandOutcome};
 use crate::base::ids::{BootId, Incarnation, NodeId, SessionId};
 use crate::base::state::{DiskState, LinkState, Role};
+use crate::io::archive::Place;
 use crate::io::disk::{DiskSpec, InitOptions, MetadataPlace, OpenedVolume, init_disk, open_volume, volume_uuid};
 use crate::io::ring::Choice;
 use crate::logic::mirror::interface::{Identity, Settings};
@@ -54,8 +55,18 @@ impl Node {
         let disk_reason = disk.is_none().then(|| "left out by the test".to_owned());
         let settings = settings(node);
         let client_times = VolumeSettings::default().client_times();
-        let config =
-            ShardConfig { settings, identity, disk, disk_reason, listeners, client_times, events, disk_engine };
+        let archive = Place { directory: directory.join(format!("archive-{node}")), bytes_max: 1 << 30 };
+        let config = ShardConfig {
+            settings,
+            identity,
+            disk,
+            disk_reason,
+            listeners,
+            client_times,
+            events,
+            disk_engine,
+            archive,
+        };
         Node { shard: ShardHandle::spawn(config).unwrap(), events: heard, socket }
     }
 
