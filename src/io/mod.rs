@@ -13,5 +13,6 @@ pub mod disk;
 pub mod dns;
 pub mod files;
 pub mod mounts;
+pub mod namespace;
 pub mod ring;
 pub mod stream;

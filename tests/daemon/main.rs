@@ -8,6 +8,7 @@ mod chaos;
 mod commands;
 mod crashes;
 mod filesystem;
+mod floating;
 mod groups;
 mod scripted;
 mod service;

@@ -9,8 +9,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+use twinblock::io::namespace::Namespace;
 use twinblock::runtime::demo::nbd::NbdClient;
 
 /// The first node of the configuration, which dials.
@@ -28,6 +30,8 @@ pub struct Pair {
     pub folder: tempfile::TempDir,
     pub host: String,
     daemons: [Option<Child>; 2],
+    /// Where the daemons run; outside of any namespace where there is none.
+    pub spaces: [Option<Arc<Namespace>>; 2],
 }
 
 /// What a verb did.
@@ -45,7 +49,7 @@ impl Pair {
         let process = std::process::id();
         let host =
             format!("127.{}.{}.{}", 1 + process % 250, 1 + process / 250 % 250, NEXT.fetch_add(1, Ordering::Relaxed));
-        let pair = Pair { folder: tempfile::tempdir().unwrap(), host, daemons: [None, None] };
+        let pair = Pair { folder: tempfile::tempdir().unwrap(), host, daemons: [None, None], spaces: [None, None] };
         std::fs::write(pair.path("secret"), "a secret that both servers share\n").unwrap();
         std::fs::set_permissions(pair.path("secret"), Permissions::from_mode(0o600)).unwrap();
         pair.configure(settings, "");
@@ -146,7 +150,10 @@ impl Pair {
         let ready = self.path(&format!("{}.ready", NODES[node]));
         let log = File::options().append(true).create(true).open(self.path(&format!("{}.log", NODES[node]))).unwrap();
         command.stdout(File::create(&ready).unwrap()).stderr(log);
-        self.daemons[node] = Some(command.spawn().unwrap());
+        self.daemons[node] = Some(match &self.spaces[node] {
+            Some(space) => space.inside(move || command.spawn()).unwrap().unwrap(),
+            None => command.spawn().unwrap(),
+        });
         self.wait(&format!("{} to be ready", NODES[node]), |pair| {
             if let Some(status) = pair.daemons[node].as_mut().unwrap().try_wait().unwrap() {
                 panic!("the daemon of {} ended at its start: {status}\n{}", NODES[node], pair.logs());

@@ -2,6 +2,7 @@
 
 use super::address::NbdAddress;
 use super::document::Document;
+use super::group::GroupConfig;
 use super::read::{Address, Placed};
 use super::{NodeConfig, VolumeConfig};
 use std::collections::HashMap;
@@ -30,7 +31,7 @@ pub fn nodes(document: &Document<'_>, nodes: &[Placed<NodeConfig>]) {
     }
 }
 
-/// Reports volumes of the same name, and disks, metadata or NBD addresses that are used twice on one node.
+/// Reports volumes of the same name, and disks, metadata or sockets that are used twice on one node.
 pub fn volumes(document: &Document<'_>, nodes: &[Placed<NodeConfig>], volumes: &[Placed<VolumeConfig>]) {
     let mut seen = HashMap::new();
     for volume in volumes {
@@ -43,7 +44,6 @@ pub fn volumes(document: &Document<'_>, nodes: &[Placed<NodeConfig>], volumes: &
     for (index, node) in nodes.iter().enumerate().take(2) {
         paths(document, index, &node.value, volumes);
     }
-    nbd_ports(document, nodes, volumes);
 }
 
 /// Every path of one node has one use.
@@ -70,8 +70,14 @@ fn paths(document: &Document<'_>, index: usize, node: &NodeConfig, volumes: &[Pl
     }
 }
 
-/// Every TCP port has one use on one node, and a server's own address is not served by the other.
-fn nbd_ports(document: &Document<'_>, nodes: &[Placed<NodeConfig>], volumes: &[Placed<VolumeConfig>]) {
+/// Every TCP port has one use on one node. A server's own address is not served by the other; a floating one is, by the
+/// volumes of its group alone. Returns what is allowed but unwise.
+pub fn nbd(
+    document: &Document<'_>,
+    nodes: &[Placed<NodeConfig>],
+    volumes: &[Placed<VolumeConfig>],
+    groups: &[Placed<GroupConfig>],
+) -> Vec<String> {
     let mut seen: HashMap<(usize, SocketAddr), (String, usize)> = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
         for (key, span, address) in &node.addresses {
@@ -80,19 +86,60 @@ fn nbd_ports(document: &Document<'_>, nodes: &[Placed<NodeConfig>], volumes: &[P
             }
         }
     }
-    for (key, span, address) in volumes.iter().flat_map(|volume| &volume.addresses) {
-        let Address::Nbd(NbdAddress::Tcp(socket)) = address else { continue };
-        let Some(index) = nodes.iter().position(|node| key.ends_with(&format!(".on.{}.nbd", node.value.name))) else {
-            continue;
-        };
-        let line = document.line(span.start);
-        // Both servers may serve on their loopback or on all their addresses; any other address is one server's own.
-        let everywhere = socket.ip().is_loopback() || socket.ip().is_unspecified();
-        let other = if everywhere { None } else { seen.get(&(1 - index.min(1), *socket)).cloned() };
-        let here = seen.insert((index, *socket), (key.clone(), line));
-        if let Some((other, other_line)) = here.or(other) {
-            let reason = format!("the address {socket} is also in {other} (line {other_line})");
-            document.problem(Some(span.clone()), key, reason, "give each use an address and port of its own");
+    let mut warnings = Vec::new();
+    for volume in volumes {
+        for (key, span, address) in &volume.addresses {
+            let Address::Nbd(NbdAddress::Tcp(socket)) = address else { continue };
+            let on_node = |node: &Placed<NodeConfig>| key.ends_with(&format!(".on.{}.nbd", node.value.name));
+            let Some(index) = nodes.iter().position(on_node) else { continue };
+            let line = document.line(span.start);
+            let group = groups.iter().find(|group| group.value.addresses().any(|floating| floating == socket.ip()));
+            // Both servers may serve on their loopback or on all their addresses, and on one that moves between them.
+            let shared = socket.ip().is_loopback() || socket.ip().is_unspecified() || group.is_some();
+            let other = if shared { None } else { seen.get(&(1 - index.min(1), *socket)).cloned() };
+            let here = seen.insert((index, *socket), (key.clone(), line));
+            if let Some((other, other_line)) = here.or(other) {
+                let reason = format!("the address {socket} is also in {other} (line {other_line})");
+                let next = "give each use an address and port of its own";
+                document.problem(Some(span.clone()), key, reason, next);
+            }
+            if let Some(group) = group {
+                warnings.extend(floating(document, volume, group, (key, span.clone(), *socket), nodes));
+            }
         }
     }
+    warnings
+}
+
+/// A volume served on a floating address moves with it, and is served there by both servers.
+fn floating(
+    document: &Document<'_>,
+    volume: &Placed<VolumeConfig>,
+    group: &Placed<GroupConfig>,
+    (key, span, socket): (&str, std::ops::Range<usize>, SocketAddr),
+    nodes: &[Placed<NodeConfig>],
+) -> Option<String> {
+    let (name, group) = (&volume.value.name, &group.value);
+    if !group.volumes.contains(name) {
+        let reason = format!(
+            "{} floats with the group \"{}\", to which the volume \"{name}\" does not belong",
+            socket.ip(),
+            group.name
+        );
+        document.problem(
+            Some(span),
+            key,
+            reason,
+            format!("add \"{name}\" to that group's `volumes`, or choose another address"),
+        );
+        return None;
+    }
+    let served = |place: &&super::PlaceConfig| place.nbd.contains(&NbdAddress::Tcp(socket));
+    let without = volume.value.on.iter().position(|place| !served(&place))?;
+    let node = &nodes.get(without)?.value.name;
+    Some(format!(
+        "{key}: while the group \"{}\" is on {node}, clients of {socket} find nobody; write \"tcp:{socket}\" in \
+         [volume.on.{node}], too",
+        group.name
+    ))
 }

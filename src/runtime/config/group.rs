@@ -90,6 +90,16 @@ impl Kind for Start {
     }
 }
 
+impl GroupConfig {
+    /// Its floating addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = std::net::IpAddr> {
+        self.resources.iter().filter_map(|resource| match &resource.what {
+            What::Address(config) => Some(config.address),
+            _ => None,
+        })
+    }
+}
+
 /// When a group returns to its home server by itself: never, or after it has been well for a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fallback(pub Option<Duration>);
@@ -460,6 +470,28 @@ skip_on = ["alpha"]
             let told = refused(from, to);
             assert!(told.contains(key) && told.contains(words), "{to}: {told}");
         }
+    }
+
+    #[test]
+    fn a_volume_is_served_at_its_own_groups_address_by_both_servers() {
+        let at = |address: &str, node: &str| {
+            let disk = format!("[volume.on.{node}]\ndisk = \"/dev/vg0/vol0\"\n");
+            (disk.clone(), format!("{disk}nbd = [\"tcp:{address}\"]\n"))
+        };
+        let with = |places: [(String, String); 2]| {
+            places.into_iter().fold(format!("{PAIR}{GROUP}"), |text, (from, to)| text.replacen(&from, &to, 1))
+        };
+        let both = with([at("192.0.2.10:10809", "alpha"), at("192.0.2.10:10809", "beta")]);
+        assert!(read(&both).unwrap().warnings.is_empty());
+        let one = read(&with([at("192.0.2.10:10809", "alpha"), at("192.0.2.2:10809", "beta")])).unwrap();
+        let warning = "while the group \"db\" is on beta, clients of 192.0.2.10:10809 find nobody";
+        assert!(one.warnings[0].contains(warning), "{:?}", one.warnings);
+        let told = |text: &str| read(text).map(|_| ()).unwrap_err().to_string();
+        // Neither a server's own address nor another volume's.
+        let own = told(&with([at("192.0.2.2:10809", "alpha"), at("192.0.2.2:10809", "beta")]));
+        assert!(own.contains("192.0.2.2:10809 is also in volume.vol0.on.alpha.nbd"), "{own}");
+        let foreign = told(&both.replace("volumes = [\"vol0\"]", "volumes = []"));
+        assert!(foreign.contains("192.0.2.10 floats with the group \"db\", to which the volume \"vol0\""), "{foreign}");
     }
 
     #[test]

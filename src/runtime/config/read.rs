@@ -84,7 +84,7 @@ impl Reader<'_> {
         check::volumes(document, &nodes, &volumes);
         let node = self.which_node(document, &names);
         let decision = read_failover(root, &nodes, &names, node, &volumes);
-        let mut warnings = Vec::new();
+        let mut warnings = decision.warnings;
         let secret = match (&secret_file, self.depth) {
             (Some((path, span)), Depth::Secret) => match secret::read(path) {
                 Ok((secret, warning)) => {
@@ -144,6 +144,7 @@ struct Decision {
     arbiter: Option<ArbiterConfig>,
     fencing: [Option<FencingConfig>; 2],
     groups: Vec<GroupConfig>,
+    warnings: Vec<String>,
 }
 
 fn read_failover(
@@ -175,9 +176,11 @@ fn read_failover(
     let groups = group::read_groups(root, names, node);
     let document = root.document();
     group::check(document, &groups, &volumes.iter().map(|volume| volume.value.name.as_str()).collect::<Vec<_>>());
+    let warnings = check::nbd(document, nodes, volumes, &groups);
     let heartbeats = [0, 1].map(|index| nodes.get(index).is_some_and(|node| !node.value.heartbeat.is_empty()));
     failover::check(document, &settings, has_arbiter, has_fencing, heartbeats, !groups.is_empty());
-    Decision { settings, arbiter, fencing, groups: groups.into_iter().map(|group| group.value).collect() }
+    let groups = groups.into_iter().map(|group| group.value).collect();
+    Decision { settings, arbiter, fencing, groups, warnings }
 }
 
 fn read_nodes(root: &Section<'_, '_>) -> Vec<Placed<NodeConfig>> {

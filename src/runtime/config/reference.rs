@@ -92,7 +92,8 @@ const PLACE: &[Key] = &[
         key: "nbd",
         kind: "list of unix:PATH or tcp:IP:PORT",
         default: "empty",
-        doc: "Where the volume is served while this server is its primary.",
+        doc: "Where the volume is served while this server is its primary. A floating address of the volume's group is \
+              written for both servers: clients find the volume there wherever it is.",
     },
 ];
 

@@ -8,13 +8,13 @@ use crate::runtime::arbiter::stored::Owner;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::Config;
 use crate::runtime::config::failover::{ArbiterConfig, shared_spec};
-use crate::runtime::config::group::{GroupConfig, Start, What};
+use crate::runtime::config::group::{GroupConfig, ResourceConfig, Start, What};
 use crate::runtime::fencing::agent::AgentSpec;
 use crate::runtime::fencing::script::ScriptSpec;
 use crate::runtime::fencing::{FencingSpec, Names, Times};
 use crate::runtime::group::{GroupSpec, Groups, GroupsSpec};
 use crate::runtime::heartbeat::{HeartbeatSpec, PathSpec};
-use crate::runtime::resource::{Context, DiskOutcome, Place, Reason};
+use crate::runtime::resource::{Context, DiskOutcome, Place, Reason, address};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn describe(config: &Config, group: &GroupConfig, volumes: &[Rc<Volume>], identi
     GroupSpec {
         settings: settings(config, group),
         volumes: own.map(|volume| (volume.name.clone(), volume.shard.clone())).collect(),
-        resources: group.resources.clone(),
+        resources: resources(config, group),
         arbiter: config.arbiter.as_ref().filter(|_| config.failover.mode.has_arbiter()).map(|arbiter| {
             let owner = Owner {
                 cluster: config.cluster.clone(),
@@ -80,6 +80,40 @@ fn describe(config: &Config, group: &GroupConfig, volumes: &[Rc<Volume>], identi
         }),
         fencing: fencing(config),
         context: context(config, group),
+    }
+}
+
+/// The group's resources, with what depends on the mode.
+fn resources(config: &Config, group: &GroupConfig) -> Vec<ResourceConfig> {
+    let mut resources = group.resources.clone();
+    for resource in &mut resources {
+        if let What::Address(address) = &mut resource.what {
+            address.on_duplicate = address.on_duplicate.in_mode(config.failover.mode);
+        }
+    }
+    resources
+}
+
+/// Removes the floating addresses that a daemon which was killed left here. Nobody may find this server by them before it is
+/// known who owns the group.
+pub async fn remove_left_behind(config: &Config) {
+    let floating: Vec<_> = config.groups.iter().flat_map(GroupConfig::addresses).collect();
+    if floating.is_empty() {
+        return;
+    }
+    match address::remove_left_behind(&floating).await {
+        Ok(removed) => {
+            for own in removed {
+                tracing::warn!(
+                    "the floating address {}, which an earlier daemon left behind, was removed",
+                    own.address
+                );
+            }
+        }
+        Err(error) => tracing::error!(
+            "floating addresses that an earlier daemon may have left behind can't be looked for: {error}; look with \
+             `ip address show`, and remove them by hand if the other server serves"
+        ),
     }
 }
 
@@ -108,10 +142,6 @@ fn fencing(config: &Config) -> Option<(FencingSpec, Names, Times)> {
 }
 
 fn context(config: &Config, group: &GroupConfig) -> Context {
-    let addresses = group.resources.iter().filter_map(|resource| match &resource.what {
-        What::Address(address) => Some(address.address),
-        _ => None,
-    });
     let state_dir = &config.this_node().state_dir;
     Context {
         cluster: config.cluster.clone(),
@@ -123,7 +153,7 @@ fn context(config: &Config, group: &GroupConfig) -> Context {
         place: if group.home == config.node { Place::Home } else { Place::Other },
         disk: DiskOutcome::Success,
         volumes: group.volumes.clone(),
-        addresses: addresses.collect(),
+        addresses: group.addresses().collect(),
     }
 }
 

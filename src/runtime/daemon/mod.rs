@@ -81,6 +81,7 @@ pub fn run(config: Config, options: &RunOptions) -> Result<Exit, Failure> {
 
 async fn run_on_runtime(config: Config) -> Result<Exit, Failure> {
     let instance = Instance::begin(config.this_node())?;
+    groups::remove_left_behind(&config).await;
     // From here on a stale socket can only be that of a dead daemon: this one holds the lock.
     let mut bound = sockets::bind_all(&config)?;
     let signals = events::Signals::new()?;

@@ -9,7 +9,7 @@ use crate::runtime::peer::listen;
 use crate::runtime::shard::NbdListener;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
@@ -42,12 +42,13 @@ pub fn bind_all(config: &Config) -> Result<Bound, Failure> {
     let mut handed = activation::take();
     let mut nbd: HashMap<String, Vec<NbdListener>> = HashMap::new();
     for volume in &config.volumes {
+        let floating: Vec<_> = config.group_of(&volume.name).into_iter().flat_map(|group| group.addresses()).collect();
         let listeners = nbd.entry(volume.name.clone()).or_default();
         for address in &volume.place(config.node).nbd {
             let listener = match take_handed_over(&mut handed, address) {
                 Some(listener) => listener,
                 None => {
-                    let listener = bind_nbd(address).map_err(failed)?;
+                    let listener = bind_nbd(address, &floating).map_err(failed)?;
                     if let NbdAddress::Unix(path) = address {
                         made.push(path.clone());
                     }
@@ -71,11 +72,15 @@ pub fn bind_all(config: &Config) -> Result<Bound, Failure> {
     Ok(Bound { control, peer, nbd, made })
 }
 
-fn bind_nbd(address: &NbdAddress) -> Result<NbdListener, (String, String)> {
+/// Listens at an address. A floating one need not be here: the listener stands from the start, so that the first client is
+/// served as soon as the address comes, and nothing has to be bound, or can fail, in the middle of a takeover.
+fn bind_nbd(address: &NbdAddress, floating: &[IpAddr]) -> Result<NbdListener, (String, String)> {
     match address {
         NbdAddress::Unix(path) => socket::bind(path, NBD_MODE).map(NbdListener::Unix),
         NbdAddress::Tcp(address) => {
-            let listener = listen::bind_tcp(*address)?.into_std();
+            let floats = floating.contains(&address.ip());
+            let listener = if floats { listen::bind_floating(*address) } else { listen::bind_tcp(*address) };
+            let listener = listener?.into_std();
             let failed = |error| (format!("the address {address} can't be used: {error}"), "try again".to_string());
             listener.map(NbdListener::Tcp).map_err(failed)
         }

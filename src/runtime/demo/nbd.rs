@@ -37,9 +37,19 @@ pub struct NbdClient {
 impl NbdClient {
     /// Connects to an export.
     pub fn connect(address: SocketAddr, export: &str) -> io::Result<NbdClient> {
-        let stream = TcpStream::connect_timeout(&address, ANSWER_TIME_MAX)?;
-        stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
-        stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+        NbdClient::connect_within(address, export, ANSWER_TIME_MAX, ANSWER_TIME_MAX)
+    }
+
+    /// The same with this much patience for the connection to come about, and for each answer on it.
+    pub fn connect_within(
+        address: SocketAddr,
+        export: &str,
+        connecting: Duration,
+        answering: Duration,
+    ) -> io::Result<NbdClient> {
+        let stream = TcpStream::connect_timeout(&address, connecting)?;
+        stream.set_read_timeout(Some(answering))?;
+        stream.set_write_timeout(Some(answering))?;
         stream.set_nodelay(true)?;
         let mut client = NbdClient { stream, size_bytes: 0, next_cookie: 1 };
         client.negotiate(export)?;

@@ -2,6 +2,7 @@
 
 use super::asked::{Asked, Fence};
 use super::book::Book;
+use super::doors::Doors;
 use super::watch::{Found, Rhythm, Watch};
 use crate::base::group::{Reason, StepVerb};
 use crate::base::time::Moment;
@@ -10,6 +11,7 @@ use crate::logic::failover::interface::{ArbiterCall, Gate, Input};
 use crate::runtime::resource::service::end_left_behind;
 use crate::runtime::resource::{self, Context, Resource, Verb, run};
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
@@ -24,8 +26,8 @@ pub struct Slot {
     pub resource: Rc<dyn Resource>,
     /// What kind of thing it is, as its section in the configuration is called.
     pub kind: &'static str,
-    /// It is a floating address: it goes when nothing may leave for clients, whatever the plan says.
-    pub is_address: bool,
+    /// The floating address it is: that goes when nothing may leave for clients, whatever the plan says.
+    pub address: Option<IpAddr>,
     /// How often it is looked at.
     pub rhythm: Rhythm,
     /// One verb at a time.
@@ -39,9 +41,9 @@ pub struct Slot {
 
 impl Slot {
     /// A resource that is not started.
-    pub fn new(resource: Rc<dyn Resource>, kind: &'static str, is_address: bool, rhythm: Rhythm) -> Slot {
+    pub fn new(resource: Rc<dyn Resource>, kind: &'static str, address: Option<IpAddr>, rhythm: Rhythm) -> Slot {
         let (turn, started) = (Rc::default(), Rc::default());
-        Slot { resource, kind, is_address, rhythm, turn, started, suspended: Cell::new(false), watch: None }
+        Slot { resource, kind, address, rhythm, turn, started, suspended: Cell::new(false), watch: None }
     }
 
     /// Whether no verb is under way.
@@ -58,6 +60,8 @@ pub struct Hands {
     pub fencing: Option<Rc<Fence>>,
     /// The resources, in the order of the core's settings.
     pub slots: Vec<Slot>,
+    /// Where clients of the floating addresses come in.
+    pub doors: Doors,
     /// What is known of each of them.
     pub book: Rc<RefCell<Book>>,
     /// What scripts and services are told, but for the reason.
@@ -71,12 +75,19 @@ pub struct Hands {
 impl Hands {
     /// Ends what scripts and services of an earlier life of the daemon left running here.
     pub fn end_left_behind(&self) {
-        for slot in self.slots.iter().filter(|slot| !slot.is_address) {
+        for slot in self.slots.iter().filter(|slot| slot.address.is_none()) {
             let name = slot.resource.name();
             let ended = end_left_behind(&self.context, name);
             if ended > 0 {
                 tracing::warn!("{name}: {ended} processes that an earlier daemon left running were ended");
             }
+        }
+    }
+
+    /// No floating address is here yet.
+    pub async fn shut_doors(&self) {
+        for slot in &self.slots {
+            self.doors.set(slot.address, false).await;
         }
     }
 
@@ -113,12 +124,18 @@ impl Hands {
         let (answers, deadline) = (self.answers.clone(), Instant::now() + deadline.since(now()));
         self.book.borrow_mut().began(index, verb, calendar());
         let book = self.book.clone();
+        let (doors, address) = (self.doors.clone(), slot.address);
         tokio::task::spawn_local(async move {
             let _turn = turn.lock().await;
+            // Open before the first client can come, shut while the last one can still be told.
+            doors.set(address, verb == StepVerb::Start).await;
             let result = match verb {
                 StepVerb::Start => run(&*resource, Verb::Start, &context, deadline).await,
                 StepVerb::Stop => run(&*resource, Verb::Stop, &context, deadline).await,
             };
+            if result.is_err() {
+                doors.set(address, false).await;
+            }
             started.set(verb == StepVerb::Start && result.is_ok());
             book.borrow_mut().ended(index, verb, result.clone(), calendar());
             tell(&answers, Input::StepDone { id, result: result.map_err(|trouble| trouble.to_string()) });
@@ -139,7 +156,7 @@ impl Hands {
     pub fn gate(&mut self, gate: Gate) {
         let open = gate.allows(now());
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            if !slot.is_address || !slot.started.get() {
+            if slot.address.is_none() || !slot.started.get() {
                 continue;
             }
             if open != slot.suspended.get() {
@@ -150,8 +167,12 @@ impl Hands {
             self.book.borrow_mut().suspended(index, !open, calendar());
             let (resource, turn, context) = (slot.resource.clone(), slot.turn.clone(), self.context.clone());
             let book = self.book.clone();
+            let (doors, address) = (self.doors.clone(), slot.address);
             tokio::task::spawn_local(async move {
                 let _turn = turn.lock().await;
+                if !open {
+                    doors.suspend(address).await;
+                }
                 let verb = if open { Verb::Start } else { Verb::Stop };
                 if let Err(trouble) = run(&*resource, verb, &context, Instant::now() + ADDRESS_TIME_MAX).await {
                     tracing::error!("{trouble}");

@@ -11,6 +11,7 @@
 
 mod asked;
 mod book;
+mod doors;
 mod explained;
 mod hands;
 mod notes;

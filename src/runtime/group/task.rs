@@ -119,6 +119,7 @@ pub(super) struct Parts {
 pub(super) async fn run(mut own: Parts, mut sources: Sources) {
     let Some((facts, early)) = first_facts(&mut own.volumes, &mut sources.calls).await else { return };
     own.hands.end_left_behind();
+    own.hands.shut_doors().await;
     let core = Failover::new(own.settings.clone(), own.identity, own.memory, facts, now());
     Task { core, last_change: None, own }.run(early, sources).await;
 }
@@ -277,6 +278,7 @@ impl Task {
                 self.own.hands.gate(gate);
             }
             Effect::Mirror { id, order } => {
+                self.own.hands.doors.ordered(order);
                 if let Some(result) = self.own.volumes.order(id, order) {
                     let _ = self.own.hands.answers.send(Input::MirrorDone { id, result });
                 }

@@ -2,6 +2,7 @@
 
 use super::asked::{Asked, Fence};
 use super::book::Book;
+use super::doors::Doors;
 use super::hands::{Hands, Slot};
 use super::remembered;
 use super::task::{self, Call, Parts, ShardVolume, Sources, ended};
@@ -231,6 +232,7 @@ fn prepare(
         fencing,
         book: Rc::new(RefCell::new(Book::new(spec.settings.resources.iter().map(|one| one.skip), calendar()))),
         slots: spec.resources.into_iter().map(|resource| slot(resource, &events)).collect(),
+        doors: Doors::new(spec.volumes.iter().map(|(_, shard)| shard.clone()).collect()),
         context: spec.context,
         answers,
         found,
@@ -254,18 +256,19 @@ fn prepare(
     Ok((parts, Sources { calls, answers: answered, found: finds, happened }))
 }
 
-/// The kind of floating addresses.
-const ADDRESS: &str = "address";
-
 fn slot(config: ResourceConfig, events: &Events) -> Slot {
     let rhythm = Rhythm { interval: config.times.monitor_interval, timeout: config.times.monitor_timeout };
+    let mut address = None;
     let (resource, kind): (Rc<dyn Resource>, &'static str) = match config.what {
         What::FileSystem(config) => (Rc::new(FileSystem::new(config, events.clone())), "filesystem"),
-        What::Address(config) => (Rc::new(FloatingAddress::new(config, events.clone())), ADDRESS),
+        What::Address(config) => {
+            address = Some(config.address);
+            (Rc::new(FloatingAddress::new(config, events.clone())), "address")
+        }
         What::Script(config) => (Rc::new(Script::new(config)), "script"),
         What::Service(config) => (Rc::new(Service::new(config, events.clone())), "service"),
     };
-    Slot::new(resource, kind, kind == ADDRESS, rhythm)
+    Slot::new(resource, kind, address, rhythm)
 }
 
 /// Hands what the heartbeats bring to the groups it concerns.

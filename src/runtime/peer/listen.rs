@@ -4,6 +4,7 @@ use super::auth::{self, AuthError};
 use super::{Links, Local, VolumeLink, dial};
 use crate::runtime::config::NodeConfig;
 use crate::wire::hello::{Encryption, Hello, Refused};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -27,6 +28,15 @@ pub fn bind(node: &NodeConfig) -> Result<Vec<TcpListener>, (String, String)> {
 
 /// Binds a TCP address.
 pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, (String, String)> {
+    bind_here(address, false)
+}
+
+/// Binds a TCP address that need not be here yet: it may come, and go, while the listener stands.
+pub fn bind_floating(address: SocketAddr) -> Result<TcpListener, (String, String)> {
+    bind_here(address, true)
+}
+
+fn bind_here(address: SocketAddr, floating: bool) -> Result<TcpListener, (String, String)> {
     let bound = || {
         let socket = match address {
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
@@ -34,6 +44,10 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, (String, String)> {
         }?;
         // A daemon that was killed leaves connections behind that would keep the port for a minute.
         socket.set_reuseaddr(true)?;
+        if floating {
+            // Holds for IPv6 sockets, too.
+            setsockopt(&socket, sockopt::IpFreebind, &true)?;
+        }
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };

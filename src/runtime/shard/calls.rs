@@ -50,6 +50,10 @@ impl Shard {
                 Call::Order { id, order } => self.inputs.push(Input::Order { id, order }),
                 Call::Permit { until } => self.inputs.push(Input::Permit { until }),
                 Call::Archived { number, result } => self.inputs.extend(self.archives.finish(number, result)),
+                Call::Address { address, here, done } => {
+                    self.clients.set_address(address, here, &mut self.pool, &self.poller);
+                    done.send(()).unwrap_or(());
+                }
                 Call::Stop => self.inputs.push(Input::Stop),
             }
         }

@@ -14,7 +14,7 @@ use crate::logic::mirror::interface::{Facts, Identity, Note, Order, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{mpsc, oneshot};
@@ -94,6 +94,7 @@ pub(super) enum Call {
     Order { id: u64, order: Order },
     Permit { until: Option<Moment> },
     Archived { number: u64, result: Result<(), String> },
+    Address { address: IpAddr, here: bool, done: oneshot::Sender<()> },
     Stop,
 }
 
@@ -231,6 +232,15 @@ impl ShardHandle {
     /// The failover group's permit to serve reads; `None` when none is needed.
     pub fn permit(&self, until: Option<Moment>) {
         self.inbox.call(Call::Permit { until });
+    }
+
+    /// A floating address is here, or is about to leave this node: then clients that came to it are cut, and others turned
+    /// away until it is here again. Returns when that is so.
+    pub async fn set_address(&self, address: IpAddr, here: bool) {
+        let (done, is_done) = oneshot::channel();
+        self.inbox.call(Call::Address { address, here, done });
+        // A shard that has ended has no clients.
+        let _ = is_done.await;
     }
 
     /// When the shard last made a turn, and when the link last carried something from the peer.

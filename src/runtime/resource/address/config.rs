@@ -1,5 +1,6 @@
 //! Settings of a floating address.
 
+use crate::base::group::FailoverMode;
 use crate::io::address::ping::PingPlan;
 use crate::io::address::probe::ProbePlan;
 use crate::runtime::resource::span;
@@ -29,7 +30,7 @@ pub struct AddressConfig {
     /// Before the claim, ask whether anybody has the address.
     #[serde(default = "yes")]
     pub probe: bool,
-    /// What to do when somebody has it.
+    /// What to do when somebody has it; left out, the mode of failover says.
     #[serde(default)]
     pub on_duplicate: OnDuplicate,
     /// An interface without a carrier is a failure.
@@ -58,12 +59,25 @@ pub struct AddressConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDuplicate {
-    /// Don't claim it: the start fails.
+    /// What fits the mode of failover: `claim` where an arbiter or fencing has proven that nobody else owns it, `refuse`
+    /// elsewhere.
     #[default]
+    ByMode,
+    /// Don't claim it: the start fails.
     Refuse,
-    /// Claim it all the same, at once, with an alarm when somebody answers: for modes in which an arbiter or fencing has
-    /// proven that nobody else owns it.
+    /// Claim it all the same, at once, with an alarm when somebody answers.
     Claim,
+}
+
+impl OnDuplicate {
+    /// What is meant, where this is the mode.
+    pub fn in_mode(self, mode: FailoverMode) -> OnDuplicate {
+        match self {
+            OnDuplicate::ByMode if mode.has_arbiter() || mode.has_fencing() => OnDuplicate::Claim,
+            OnDuplicate::ByMode => OnDuplicate::Refuse,
+            chosen => chosen,
+        }
+    }
 }
 
 /// Times and counts of a floating address.
@@ -247,6 +261,17 @@ mod tests {
         for bad in ["nmae = 1", "probe = \"no\"", "on_duplicate = \"fight\"", "[timers]\nlook_interval = \"1 parsec\""]
         {
             assert!(toml::from_str::<AddressConfig>(&format!("name = \"w\"\naddress = \"::1\"\n{bad}")).is_err());
+        }
+    }
+
+    #[test]
+    fn a_proof_is_better_than_a_probe() {
+        for mode in FailoverMode::ALL {
+            let proven = mode.has_arbiter() || mode.has_fencing();
+            let by_mode = OnDuplicate::default().in_mode(*mode);
+            assert_eq!(by_mode == OnDuplicate::Claim, proven, "{mode}");
+            assert_eq!(OnDuplicate::Refuse.in_mode(*mode), OnDuplicate::Refuse);
+            assert_eq!(OnDuplicate::Claim.in_mode(*mode), OnDuplicate::Claim);
         }
     }
 

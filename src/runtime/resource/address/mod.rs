@@ -10,7 +10,7 @@
 //! stop    end the watch ─▶ take it off every interface ─▶ look that it is gone ◀──────────┘
 //! ```
 //! An address that a dead daemon left behind is recognised by the kernel's mark ([`left_behind`]); the daemon removes it
-//! at its start, before anything else, unless the group goes on here: `start` adopts what is there.
+//! at its start, before anything else. `start` adopts what is there all the same.
 
 mod config;
 mod place;
@@ -237,12 +237,12 @@ pub async fn left_behind() -> io::Result<Vec<Assigned>> {
     Ok(network.addresses().await?.into_iter().filter(|own| own.ours).collect())
 }
 
-/// Removes what a dead daemon left behind, but for `adopted`. Returns what was removed. To be called before the daemon
-/// says a word to its peer: until then two servers may have the address.
-pub async fn remove_left_behind(adopted: &[IpAddr]) -> io::Result<Vec<Assigned>> {
+/// Removes what a dead daemon left behind of these addresses; others, and those that nobody of us put there, stay. Returns
+/// what was removed. To be called before the daemon says a word to its peer: until then two servers may have the address.
+pub async fn remove_left_behind(floating: &[IpAddr]) -> io::Result<Vec<Assigned>> {
     let network = Network::open()?;
     let mut removed = Vec::new();
-    for own in left_behind().await?.into_iter().filter(|own| !adopted.contains(&own.address)) {
+    for own in left_behind().await?.into_iter().filter(|own| floating.contains(&own.address)) {
         if network.remove_address(own.index, own.address, own.prefix).await? {
             removed.push(own);
         }

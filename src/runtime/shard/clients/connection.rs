@@ -24,6 +24,7 @@ use crate::logic::export::split::{Piece, Pieces};
 use crate::wire::nbd::transmission::HeaderStyle;
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 /// Why a connection ends, for the log.
@@ -35,6 +36,8 @@ pub(super) struct Connection {
     /// Its place among the connections, and its number.
     id: (usize, u64),
     peer: String,
+    /// The address of this server it came to, over the network.
+    local: Option<IpAddr>,
     since: Moment,
     stream: Stream,
     phase: Phase,
@@ -113,12 +116,19 @@ enum Next {
 
 impl Connection {
     /// A client that has just connected: greets it.
-    pub(super) fn new(id: (usize, u64), peer: String, socket: OwnedFd, now: Moment) -> io::Result<Connection> {
+    pub(super) fn new(
+        id: (usize, u64),
+        peer: String,
+        local: Option<IpAddr>,
+        socket: OwnedFd,
+        now: Moment,
+    ) -> io::Result<Connection> {
         let mut stream = Stream::new(socket, NBD_STAGING_BYTES)?;
         stream.queue_bytes(&Negotiation::greeting());
         Ok(Connection {
             id,
             peer,
+            local,
             since: now,
             stream,
             phase: Phase::Handshake(Box::default()),
@@ -137,6 +147,11 @@ impl Connection {
 
     pub(super) fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// The address of this server it came to, over the network.
+    pub(super) fn local(&self) -> Option<IpAddr> {
+        self.local
     }
 
     pub(super) fn stream(&self) -> &Stream {

@@ -29,6 +29,7 @@ use crate::logic::export::split::Piece;
 use connection::Connection;
 use host::{Means, Pieces};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct Clients {
     paused_until: Option<Moment>,
     /// Boxed, because every turn looks at every place, and most are empty.
     connections: Vec<Option<Box<Connection>>>,
+    /// Addresses that move with the volume and are not here: whoever comes to one is turned away.
+    away: Vec<IpAddr>,
     /// Whose turn it is first: the core's room and the pool's buffers may not last for all.
     first: usize,
     /// Connections so far; each gets its own number.
@@ -110,6 +113,7 @@ impl Clients {
             knocking: Vec::new(),
             paused_until: None,
             connections,
+            away: Vec::new(),
             first: 0,
             accepted: 0,
             pieces,
@@ -120,12 +124,17 @@ impl Clients {
     /// Serves a client that is connected already. When there are too many, the one that has been negotiating for the
     /// longest time gives way; turned away when all of them use the volume.
     pub fn adopt(&mut self, stream: NbdStream, now: Moment, pool: &mut Pool, poller: &Poller) -> io::Result<()> {
+        let local = stream.local();
+        if local.is_some_and(|local| self.away.contains(&local)) {
+            socket::reset_on_close(&stream);
+            return Err(io::Error::other("the address it came to is on its way to the other server"));
+        }
         let Some(index) = self.place(pool, poller) else {
             return Err(io::Error::other(format!("{} has its most clients ({NBD_CONNECTIONS_MAX})", self.offer.name)));
         };
         let (peer, socket) = stream.prepare(self.times.keepalive)?;
         let id = (index, self.accepted);
-        let mut connection = Connection::new(id, peer, socket, now)?;
+        let mut connection = Connection::new(id, peer, local, socket, now)?;
         connection.watched = connection.interest();
         poller.add(connection.stream().as_fd(), self.connection_token(index), connection.watched)?;
         self.accepted += 1;
@@ -287,6 +296,23 @@ impl Clients {
         for slot in &mut self.connections {
             if slot.as_ref().is_some_and(|connection| !connection.is_negotiating()) {
                 close(slot, reason, &self.offer.name, pool, poller);
+            }
+        }
+    }
+
+    /// An address that moves with the volume is here, or is about to go. Before it goes, whoever came to it is reset: after
+    /// that nothing reaches them any more. From then on until it is here again newcomers are turned away, so that they try
+    /// again, and find the other server.
+    pub fn set_address(&mut self, address: IpAddr, here: bool, pool: &mut Pool, poller: &Poller) {
+        self.away.retain(|away| *away != address);
+        if here {
+            return;
+        }
+        self.away.push(address);
+        for slot in &mut self.connections {
+            if let Some(connection) = slot.as_ref().filter(|connection| connection.local() == Some(address)) {
+                socket::reset_on_close(&connection.stream().as_fd());
+                close(slot, "the address it came to leaves this node", &self.offer.name, pool, poller);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
@@ -68,6 +68,24 @@ impl NbdListener {
     }
 }
 
+/// Has the connection reset when it is closed, so that the client learns it at once: a close in order would wait for what
+/// is still to be sent, and leave the client waiting if the address is gone by then.
+pub(super) fn reset_on_close(socket: &impl AsFd) {
+    let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    if let Err(error) = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Linger, &abort) {
+        tracing::debug!("a client's connection can't be reset, only closed: {error}");
+    }
+}
+
+impl AsFd for NbdStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            NbdStream::Unix(stream) => stream.as_fd(),
+            NbdStream::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
 impl AsFd for NbdListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -78,6 +96,14 @@ impl AsFd for NbdListener {
 }
 
 impl NbdStream {
+    /// The address of this server the client came to, over the network.
+    pub(super) fn local(&self) -> Option<IpAddr> {
+        match self {
+            NbdStream::Unix(_) => None,
+            NbdStream::Tcp(stream) => stream.local_addr().ok().map(|local| local.ip().to_canonical()),
+        }
+    }
+
     /// Who the client is, and its socket, set up for requests and answers.
     pub(super) fn prepare(self, keepalive: Duration) -> io::Result<(String, OwnedFd)> {
         use nix::sys::socket::{getsockopt, setsockopt, sockopt};

@@ -1,0 +1,180 @@
+//! Two servers and a client in network namespaces: NBD clients find the volume at its floating address, whoever owns it.
+
+use crate::pair::{ALPHA, BETA, Pair, assert_holds, write};
+use serde_json::Value;
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+use twinblock::io::namespace::Namespace;
+use twinblock::runtime::demo::nbd::NbdClient;
+
+const MIB: u64 = 1 << 20;
+const PORT: u16 = 10809;
+/// Patience of the test's client for a connection; it tries again.
+const CONNECT_TIME: Duration = Duration::from_millis(200);
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// The network: servers alpha and beta, and a client, on one switch.
+struct Town {
+    hosts: [Arc<Namespace>; 3],
+    _switch: Namespace,
+}
+
+const CLIENT: usize = 2;
+
+fn v4(last: u8) -> IpAddr {
+    IpAddr::from([10, 97, 0, last])
+}
+
+fn v6(last: u16) -> IpAddr {
+    IpAddr::from([0xfd00, 0x97, 0, 0, 0, 0, 0, last])
+}
+
+/// The floating addresses.
+fn floating() -> [IpAddr; 2] {
+    [v4(50), v6(0x50)]
+}
+
+impl Town {
+    fn new() -> Town {
+        let switch = Namespace::new().unwrap();
+        switch.make_switch().unwrap();
+        let hosts = [0, 1, 2].map(|host: u8| {
+            let space = Namespace::new().unwrap();
+            space.plug_into(&switch, &format!("p{host}"), "eth0").unwrap();
+            space.give("eth0", v4(host + 1), 24).unwrap();
+            space.give("eth0", v6(u16::from(host) + 1), 64).unwrap();
+            Arc::new(space)
+        });
+        Town { hosts, _switch: switch }
+    }
+
+    /// A client at an address, once somebody serves there.
+    fn client(&self, pair: &mut Pair, address: IpAddr) -> NbdClient {
+        let to = SocketAddr::new(address, PORT);
+        pair.wait(&format!("a client at {to}"), |_| {
+            let connect = move || NbdClient::connect_within(to, "vol0", CONNECT_TIME, ANSWER_TIME);
+            self.hosts[CLIENT].inside(connect).unwrap().ok()
+        })
+    }
+
+    /// A client that was greeted and has nothing to say.
+    fn silent_client(&self, address: IpAddr) -> TcpStream {
+        let to = SocketAddr::new(address, PORT);
+        let mut stream = self.hosts[CLIENT].inside(move || TcpStream::connect(to)).unwrap().unwrap();
+        stream.set_read_timeout(Some(ANSWER_TIME)).unwrap();
+        stream.read_exact(&mut [0; 18]).unwrap();
+        stream
+    }
+
+    fn has(&self, host: usize, address: IpAddr) -> bool {
+        self.hosts[host].has(address).unwrap()
+    }
+}
+
+/// What is missing here for these tests, if anything is.
+fn skipped() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: network namespaces need root");
+    }
+    !root
+}
+
+/// Two servers in the town, with a group that has both floating addresses; nothing runs yet.
+fn pair(town: &Town, failover: &str) -> Pair {
+    let mut pair = Pair::initialised("", "64MiB");
+    let [four, six] = floating();
+    let nbd = format!("nbd = [\"tcp:{}\", \"tcp:{}\"]", SocketAddr::new(four, PORT), SocketAddr::new(six, PORT));
+    let mut text = "cluster = \"test\"\nsecret_file = \"secret\"\n".to_string();
+    for (name, host) in [("alpha", v4(1)), ("beta", v4(2))] {
+        text.push_str(&format!(
+            "[[node]]\nname = \"{name}\"\nmirror = [\"{host}:7100\"]\nheartbeat = [\"{host}:7200\"]\n\
+             control = \"{name}.sock\"\nstate_dir = \"{name}.d\"\n"
+        ));
+    }
+    text.push_str("[[volume]]\nname = \"vol0\"\n");
+    for name in ["alpha", "beta"] {
+        text.push_str(&format!("[volume.on.{name}]\ndisk = \"{name}.img\"\n{nbd}\n"));
+    }
+    text.push_str(failover);
+    text.push_str(&format!(
+        "[[group]]\nname = \"db\"\nhome = \"alpha\"\nvolumes = [\"vol0\"]\n\
+         [[group.address]]\nname = \"four\"\naddress = \"{four}\"\n[[group.address]]\nname = \"six\"\naddress = \"{six}\"\n"
+    ));
+    std::fs::write(pair.path("pair.toml"), text).unwrap();
+    pair.spaces = [ALPHA, BETA].map(|node| Some(town.hosts[node].clone()));
+    pair
+}
+
+fn running(town: &Town) -> Pair {
+    let failover = "[failover]\nmode = \"arbiter\"\n[arbiter]\nkind = \"file\"\ndirectory = \"arbiter\"\n";
+    let mut pair = pair(town, failover);
+    std::fs::create_dir(pair.path("arbiter")).unwrap();
+    pair.start(ALPHA);
+    pair.start(BETA);
+    wait_owner(&mut pair, ALPHA);
+    pair.wait_in_sync(ALPHA);
+    pair
+}
+
+fn group(pair: &Pair, node: usize) -> Value {
+    let groups: Value = serde_json::from_str(&pair.done(node, &["group", "status", "--json"])).unwrap();
+    groups[0]["group"].clone()
+}
+
+fn wait_owner(pair: &mut Pair, node: usize) {
+    pair.wait("the owner", |pair| {
+        let group = group(pair, node);
+        let running = group["resources"].as_array().unwrap().iter().all(|resource| resource[1] == "running");
+        (group["role"] == "owner" && group["serving"] == true && running).then_some(())
+    });
+}
+
+#[test]
+fn clients_find_the_volume_at_its_floating_address_wherever_it_is() {
+    if skipped() {
+        return;
+    }
+    let town = Town::new();
+    let mut pair = running(&town);
+    let mut clients = floating().map(|address| town.client(&mut pair, address));
+    write(&mut clients[0], 0, 3 << 20, 0x11);
+    assert_holds(&mut clients[1], 0, 3 << 20, 0x11);
+    let mut silent = floating().map(|address| town.silent_client(address));
+
+    pair.done(ALPHA, &["group", "move"]);
+    wait_owner(&mut pair, BETA);
+    for (address, silent) in floating().into_iter().zip(&mut silent) {
+        // Who says nothing can't learn it from the new owner: the old one has said it while it had the address.
+        let ended = silent.read(&mut [0]).unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::ConnectionReset, "a client of {address} was left hanging: {ended}");
+        assert!(!town.has(ALPHA, address) && town.has(BETA, address));
+    }
+    let ended = clients.each_mut().map(|client| client.flush().unwrap_err().kind());
+    assert_eq!(ended, [ErrorKind::ConnectionReset; 2]);
+    let mut clients = floating().map(|address| town.client(&mut pair, address));
+    assert_holds(&mut clients[0], 0, 3 << 20, 0x11);
+    write(&mut clients[1], 4 * MIB, MIB as usize, 0x22);
+
+    // The owner crashes; its kernel goes on, and keeps the addresses.
+    pair.kill9(BETA);
+    assert!(town.has(BETA, v4(50)));
+    let mut clients = floating().map(|address| town.client(&mut pair, address));
+    assert_holds(&mut clients[0], 4 * MIB, MIB as usize, 0x22);
+    write(&mut clients[1], 5 * MIB, MIB as usize, 0x33);
+
+    // It returns, and has given the addresses up before it is ready.
+    pair.start(BETA);
+    let ready = floating().map(|address| (town.has(ALPHA, address), town.has(BETA, address)));
+    assert_eq!(ready, [(true, false); 2], "a returning server answers for what it does not own");
+    assert!(town.has(BETA, v4(2)), "its own address stays");
+    pair.wait_in_sync(ALPHA);
+    assert_holds(&mut clients[0], 5 * MIB, MIB as usize, 0x33);
+    clients.into_iter().for_each(NbdClient::disconnect);
+    pair.stop_identical([BETA, ALPHA]);
+    for address in floating() {
+        assert!(!town.has(ALPHA, address) && !town.has(BETA, address), "{address} was left behind");
+    }
+}
