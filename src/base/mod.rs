@@ -11,6 +11,7 @@ pub mod state;
 
 pub mod arbiter;
 pub mod error;
+pub mod volume;
 
 pub mod command;
 pub mod request;

@@ -150,3 +150,14 @@ pub enum SplitBrain {
 words!(SplitBrain {
     Manual => "manual", DiscardZeroChanges => "discard-zero-changes", DiscardLeast => "discard-least",
 });
+
+/// What a node still has of the time since both were last in sync (rule R6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Continuity {
+    /// Rebooted since: memory and volatile disk cache are gone.
+    Rebooted,
+    /// The process restarted, the machine did not: what the disk accepted is still there.
+    SameBoot,
+    /// The same process: knows everything.
+    SameProcess,
+}

@@ -4,3 +4,5 @@
 pub mod export;
 pub mod failover;
 pub mod mirror;
+
+pub mod volumes;

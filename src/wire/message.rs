@@ -3,6 +3,7 @@
 use crate::base::generation::{Generation, Lineage};
 use crate::base::ids::{BootId, Epoch, Incarnation, NodeId, OpId, Sequence, Uuid};
 use crate::base::range::ByteRange;
+pub use crate::base::state::Continuity;
 use crate::base::state::{DiskState, Mode, ResyncKind, Role};
 use serde::{Deserialize, Serialize};
 
@@ -73,17 +74,6 @@ pub struct Descriptor {
     pub incarnation: Incarnation,
     /// This node's boot.
     pub boot: BootId,
-}
-
-/// What a node still has of the time since both were last in sync (rule R6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Continuity {
-    /// Rebooted since: memory and volatile disk cache are gone.
-    Rebooted,
-    /// The process restarted, the machine did not: what the disk accepted is still there.
-    SameBoot,
-    /// The same process: knows everything.
-    SameProcess,
 }
 
 /// A message of the link.

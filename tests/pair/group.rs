@@ -7,13 +7,13 @@ use twinblock::base::ids::{Epoch, RequestId};
 use twinblock::base::range::{BLOCK, ByteRange};
 use twinblock::base::request::Action;
 use twinblock::base::state::{DiskState, Role};
-use twinblock::logic::mirror::interface::{Order, Right};
+use twinblock::logic::mirror::interface::{Order, Way};
 
 const ALPHA: usize = 0;
 const BETA: usize = 1;
 
-fn promote(epoch: u64, right: Right) -> Order {
-    Order::Promote { epoch: Epoch(epoch), right, cache_epoch: None }
+fn promote(epoch: u64, way: Way) -> Order {
+    Order::Promote { epoch: Epoch(epoch), way, cache_epoch: None }
 }
 
 fn open_solo(epoch: u64) -> Order {
@@ -23,7 +23,7 @@ fn open_solo(epoch: u64) -> Order {
 /// Alpha is primary and may read for ever; both are in sync.
 fn serving() -> Pair {
     let mut pair = Pair::in_group();
-    pair.order(ALPHA, promote(1, Right::Claim)).unwrap();
+    pair.order(ALPHA, promote(1, Way::Claim)).unwrap();
     pair.permit(ALPHA, None);
     pair.write(ALPHA, 0, b"first").unwrap();
     pair.assert_in_sync();
@@ -92,7 +92,7 @@ fn a_primary_that_was_too_slow_steps_down_and_fails_what_it_held() {
     let write = held_write(&mut pair, b"never");
     pair.order(BETA, Order::PrepareTakeover).unwrap();
     assert_eq!(pair.view(BETA).role, Role::Secondary);
-    pair.order(BETA, promote(2, Right::Takeover)).unwrap();
+    pair.order(BETA, promote(2, Way::Takeover)).unwrap();
     assert_eq!(pair.view(BETA).role, Role::Primary);
     pair.order(ALPHA, Order::Demote).unwrap();
     assert_eq!(pair.ended(ALPHA, write), Some(Err(RequestError::Shutdown)));
@@ -139,7 +139,7 @@ fn a_takeover_granted_after_the_peer_returned_still_flushes_what_came_meanwhile(
     pair.run();
     pair.write(ALPHA, BLOCK, b"between").unwrap();
     // The record names beta all the same: alpha must go, and beta is never half a primary.
-    let id = pair.begin_order(BETA, promote(4, Right::Takeover));
+    let id = pair.begin_order(BETA, promote(4, Way::Takeover));
     pair.order(ALPHA, Order::Demote).unwrap();
     pair.run();
     let ended = pair.order_ended(BETA, id).expect("an order ends");
@@ -215,7 +215,7 @@ fn a_planned_move_copies_nothing_and_carries_the_epoch_of_the_record() {
     let mut pair = serving();
     pair.order(ALPHA, Order::Quiesce).unwrap();
     assert!(pair.facts(BETA).source, "of two standbys in sync each may serve");
-    pair.order(BETA, promote(9, Right::Claim)).unwrap();
+    pair.order(BETA, promote(9, Way::Claim)).unwrap();
     assert_eq!(pair.view(BETA).role, Role::Primary);
     assert_eq!(pair.nodes[BETA].loaded.superblock.primary_epoch, Epoch(9));
     assert!(pair.facts(BETA).in_sync, "no resync");
@@ -276,6 +276,6 @@ fn a_promotion_raises_the_cache_epoch_to_the_records() {
     let mut pair = serving();
     pair.kill(ALPHA);
     pair.order(BETA, Order::PrepareTakeover).unwrap();
-    pair.order(BETA, Order::Promote { epoch: Epoch(2), right: Right::Takeover, cache_epoch: Some(6) }).unwrap();
+    pair.order(BETA, Order::Promote { epoch: Epoch(2), way: Way::Takeover, cache_epoch: Some(6) }).unwrap();
     assert_eq!(pair.facts(BETA).cache_epoch, 6);
 }

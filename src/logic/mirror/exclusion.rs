@@ -14,7 +14,7 @@
 use super::core::{After, Mirror};
 use super::door::{Door, Purpose};
 use super::handshake::Rule;
-use super::interface::{Effect, Facts, Note, Order, Right};
+use super::interface::{Effect, Facts, Note, Order, Way};
 use super::session::Phase;
 use crate::base::ids::Epoch;
 use crate::base::state::{DiskState, Exclusion, Role};
@@ -118,7 +118,7 @@ impl Mirror {
             }
             Order::OpenSolo { epoch } => self.open_solo(epoch, out),
             Order::PrepareTakeover => self.prepare_takeover(out),
-            Order::Promote { epoch, right, .. } => self.promote_for_group(epoch, right, out),
+            Order::Promote { epoch, way, .. } => self.promote_for_group(epoch, way, out),
             Order::Qualify => self.qualify(out),
             Order::AllowPeerOnly => self.allow_peer_only(out),
             Order::Outdate => self.outdate(out),
@@ -211,12 +211,13 @@ impl Mirror {
         }
     }
 
-    fn promote_for_group(&mut self, epoch: Epoch, right: Right, out: &mut Vec<Effect>) {
+    fn promote_for_group(&mut self, epoch: Epoch, way: Way, out: &mut Vec<Effect>) {
+        let agreed = matches!(way, Way::Claim | Way::Handover);
         match self.door {
-            Door::Asking(purpose @ Purpose::Takeover { .. }) if right != Right::Claim => {
+            Door::Asking(purpose @ Purpose::Takeover { .. }) if !agreed => {
                 self.pass(purpose, epoch, out);
             }
-            _ => self.promote(None, right == Right::Force, Some(epoch), out),
+            _ => self.promote(None, way == Way::Forced, Some(epoch), out),
         }
     }
 

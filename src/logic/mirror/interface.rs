@@ -14,13 +14,13 @@
 use crate::base::command::{Command, CommandOutcome};
 use crate::base::error::DiskError;
 use crate::base::generation::Generation;
-use crate::base::ids::{BootId, BufferId, CommandId, Epoch, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
+use crate::base::ids::{BootId, BufferId, CommandId, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
 use crate::base::range::ByteRange;
 use crate::base::request::{Outcome, Request};
 use crate::base::state::{DiskState, Exclusion, Mode, Overflow, ResyncKind, Role, SplitBrain};
 use crate::base::time::Moment;
+pub use crate::base::volume::{Facts, Order, Way};
 use crate::wire::frame::Frame;
-use crate::wire::message::Continuity;
 use crate::wire::metadata::record::{Loaded, Record};
 use std::time::Duration;
 
@@ -207,90 +207,6 @@ pub enum Input {
     Stop,
     /// The deadline of [`super::Mirror::next_deadline`] has come (or any other reason to look at the clock).
     Tick,
-}
-
-/// What a failover group orders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Order {
-    /// Primary: end the session, let local writes end, flush; go on holding.
-    PrepareSolo,
-    /// The peer is back before anybody was excluded: forget [`Order::PrepareSolo`].
-    CloseDoor,
-    /// The peer is excluded: begin a generation, durably, and acknowledge alone.
-    OpenSolo {
-        /// The group's epoch.
-        epoch: Epoch,
-    },
-    /// Secondary: end the session, let what was received reach the disk, flush.
-    PrepareTakeover,
-    /// Become primary, durably.
-    Promote {
-        /// The group's epoch.
-        epoch: Epoch,
-        /// By which right.
-        right: Right,
-        /// Acknowledged writes that were never flushed may be lost: the cache epoch is at least this (R9).
-        cache_epoch: Option<u64>,
-    },
-    /// Tell the target of a finished resync that it is up to date: the peer may take over again.
-    Qualify,
-    /// Only the peer's disk counts: acknowledge what it has written.
-    AllowPeerOnly,
-    /// Secondary: call this copy outdated, durably.
-    Outdate,
-    /// Primary: let nobody in, let what was admitted end, flush both, become secondary, durably. When it fails, this node
-    /// is primary as before.
-    Quiesce,
-    /// Become secondary at once: clients are cut, what is held fails.
-    Demote,
-}
-
-/// By which right a node becomes primary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Right {
-    /// The peer is excluded.
-    Takeover,
-    /// The connected peer agrees.
-    Claim,
-    /// An operator insists.
-    Force,
-}
-
-/// What a failover group must know of a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// Its role.
-    pub role: Role,
-    /// Its disk.
-    pub disk: DiskState,
-    /// There is a session and its handshake is decided.
-    pub connected: bool,
-    /// The life of the peer's daemon that the session is with.
-    pub session_with: Option<Incarnation>,
-    /// Every acknowledged write is on both disks, and will be.
-    pub in_sync: bool,
-    /// There is a session in which this node's data counts.
-    pub source: bool,
-    /// Writes are held because the peer can't be reached.
-    pub wants_solo: bool,
-    /// A resync's source is done but for [`Order::Qualify`].
-    pub wants_qualify: bool,
-    /// A primary without a disk waits for [`Order::AllowPeerOnly`].
-    pub wants_peer_only: bool,
-    /// The peer's copy is known to be older, durably.
-    pub peer_outdated: bool,
-    /// What this node still knows of the time it was last in sync.
-    pub memory: Continuity,
-    /// The metadata was damaged.
-    pub suspect: bool,
-    /// Both nodes went on alone.
-    pub split: bool,
-    /// The generation.
-    pub generation: Generation,
-    /// Highest epoch seen.
-    pub seen_epoch: Epoch,
-    /// The cache epoch.
-    pub cache_epoch: u64,
 }
 
 /// What a disk operation yields.

@@ -17,7 +17,6 @@ mod hands;
 mod notes;
 mod remembered;
 mod report;
-mod volumes;
 mod watch;
 
 mod task;

@@ -2,7 +2,6 @@
 
 use super::hands::Hands;
 use super::report::{self, Known};
-use super::volumes::{Volume, Volumes};
 use super::watch::Found;
 use super::{explained, notes, remembered};
 use crate::base::command::{CommandOutcome, Refusal};
@@ -15,6 +14,7 @@ use crate::io::clock::{calendar, now};
 use crate::logic::failover::Failover;
 use crate::logic::failover::interface::{Effect, Gate, Identity, Input, MirrorFacts, Note, Settings, Verb};
 use crate::logic::mirror::interface::{Facts, Order};
+use crate::logic::volumes::{Volume, Volumes};
 use crate::runtime::control::group::{ChangeEvidence, GroupExplanation, GroupReport};
 use crate::runtime::heartbeat::Heartbeats;
 use crate::runtime::resource::{Happened, What};

@@ -13,8 +13,7 @@
 //! reason, and the answer comes when the last one has answered.
 
 use crate::base::state::{DiskState, Role};
-use crate::logic::failover::interface::{MirrorFacts, MirrorOrder, Way};
-use crate::logic::mirror::interface::{Facts, Order, Right};
+use crate::base::volume::{Facts, Order};
 use std::collections::HashMap;
 
 /// What carries orders to one volume.
@@ -54,21 +53,21 @@ impl<V: Volume> Volumes<V> {
     }
 
     /// What is known of the volume has changed; what is known of all of them, if every one has told.
-    pub fn learn(&mut self, name: &str, facts: Facts) -> Option<MirrorFacts> {
+    pub fn learn(&mut self, name: &str, facts: Facts) -> Option<Facts> {
         let index = self.index(name)?;
         self.facts[index] = Some(facts);
         combine(&self.facts)
     }
 
     /// Orders something of every volume it concerns. The answer, if none has anything to do.
-    pub fn order(&mut self, id: u64, order: MirrorOrder) -> Option<Result<(), String>> {
+    pub fn order(&mut self, id: u64, order: Order) -> Option<Result<(), String>> {
         let concerned: Vec<usize> = (0..self.volumes.len()).filter(|index| self.concerns(*index, order)).collect();
         if concerned.is_empty() {
             return Some(Ok(()));
         }
         self.orders.insert(id, Under { left: concerned.clone(), failed: None });
         for index in concerned {
-            self.volumes[index].order(id, translated(order));
+            self.volumes[index].order(id, order);
         }
         None
     }
@@ -93,44 +92,22 @@ impl<V: Volume> Volumes<V> {
     }
 
     /// Whether a volume has anything to do with an order: some answer what only one of several waits for.
-    fn concerns(&self, index: usize, order: MirrorOrder) -> bool {
+    fn concerns(&self, index: usize, order: Order) -> bool {
         let Some(facts) = &self.facts[index] else { return true };
         match order {
-            MirrorOrder::Qualify => facts.wants_qualify,
-            MirrorOrder::AllowPeerOnly => facts.wants_peer_only,
+            Order::Qualify => facts.wants_qualify,
+            Order::AllowPeerOnly => facts.wants_peer_only,
             _ => true,
         }
     }
 }
 
-fn translated(order: MirrorOrder) -> Order {
-    match order {
-        MirrorOrder::PrepareSolo => Order::PrepareSolo,
-        MirrorOrder::CloseDoor => Order::CloseDoor,
-        MirrorOrder::OpenSolo { epoch } => Order::OpenSolo { epoch },
-        MirrorOrder::PrepareTakeover => Order::PrepareTakeover,
-        MirrorOrder::Promote { epoch, way, cache_epoch } => {
-            let right = match way {
-                Way::Takeover => Right::Takeover,
-                Way::Claim | Way::Handover => Right::Claim,
-                Way::Forced => Right::Force,
-            };
-            Order::Promote { epoch, right, cache_epoch }
-        }
-        MirrorOrder::Qualify => Order::Qualify,
-        MirrorOrder::AllowPeerOnly => Order::AllowPeerOnly,
-        MirrorOrder::Outdate => Order::Outdate,
-        MirrorOrder::Quiesce => Order::Quiesce,
-        MirrorOrder::Demote => Order::Demote,
-    }
-}
-
-fn combine(facts: &[Option<Facts>]) -> Option<MirrorFacts> {
+fn combine(facts: &[Option<Facts>]) -> Option<Facts> {
     let known: Vec<&Facts> = facts.iter().flatten().collect();
     let (first, complete) = (known.first()?, known.len() == facts.len());
     let all = |holds: fn(&Facts) -> bool| known.iter().all(|facts| holds(facts));
     let any = |holds: fn(&Facts) -> bool| known.iter().any(|facts| holds(facts));
-    complete.then(|| MirrorFacts {
+    complete.then(|| Facts {
         role: if any(|facts| facts.role == Role::Primary) { Role::Primary } else { Role::Secondary },
         disk: known.iter().map(|facts| facts.disk).min_by_key(|disk| worth(*disk)).unwrap_or_default(),
         connected: all(|facts| facts.connected),
