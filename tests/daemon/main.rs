@@ -10,5 +10,6 @@ mod crashes;
 mod filesystem;
 mod floating;
 mod groups;
+mod reload;
 mod scripted;
 mod service;

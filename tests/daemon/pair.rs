@@ -106,10 +106,12 @@ impl Pair {
         format!("{}:710{node}", self.host).parse().unwrap()
     }
 
-    /// The binary, in the pair's directory, as that node.
+    /// The binary, in the pair's directory, as that node; with a file of its own where there is one.
     pub fn command(&self, node: usize, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twinblock"));
-        command.current_dir(self.folder.path()).args(["-c", "pair.toml", "--node", NODES[node]]).args(arguments);
+        let own = format!("{}.toml", NODES[node]);
+        let file = if self.path(&own).exists() { own } else { "pair.toml".into() };
+        command.current_dir(self.folder.path()).args(["-c", &file, "--node", NODES[node]]).args(arguments);
         command.stdin(Stdio::null());
         command
     }

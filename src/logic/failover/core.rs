@@ -24,6 +24,7 @@ use super::interface::{Effect, Gate, Identity, Input, MirrorFacts, MirrorOrder, 
 use super::mutation::Rules;
 use super::permit::{Permit, Promises, Terms};
 use super::plan::{Direction, End, Plan};
+use super::reconfigure::Pace;
 use super::register::{Hints, Register, Verdict};
 use super::state::{Phase, State};
 use super::talk::Talk;
@@ -46,6 +47,8 @@ pub struct Failover {
     pub(super) state: State,
     pub(super) memory: Memory,
     pub(super) detector: Detector,
+    /// What it goes by.
+    pub(super) pace: Pace,
     pub(super) permit: Permit,
     pub(super) promises: Promises,
     pub(super) register: Register,
@@ -143,6 +146,7 @@ impl Failover {
             began: now,
             state: State::new(mirror.seen_epoch.max(memory.arbiter_epoch).max(memory.epoch), memory.reason),
             detector: Detector::new(&settings, now),
+            pace: Pace::of(&settings),
             permit: Permit::default(),
             promises: Promises::new(&settings, now, rules),
             register: Register::new(settings.node, memory.arbiter_epoch, retry, interval, now, rules),

@@ -11,6 +11,7 @@
 //! silence is counted anew.
 
 use super::interface::{Note, Settings};
+use super::reconfigure::Pace;
 use crate::base::heartbeat::{Heard, Heartbeat};
 use crate::base::ids::Incarnation;
 use crate::base::limits::{HEARTBEAT_MISSES, HEARTBEAT_PATHS_MAX, HEARTBEATS_TO_INSIST, INCARNATIONS_REMEMBERED};
@@ -107,6 +108,14 @@ impl Detector {
             gone: false,
             level: Level::Unheard,
         }
+    }
+
+    /// Goes by other times from here on.
+    pub fn set_pace(&mut self, pace: &Pace) {
+        self.interval = pace.interval;
+        self.suspect_after = pace.suspect_after;
+        self.dead_after = pace.dead_after;
+        self.init_dead_after = pace.init_dead_after;
     }
 
     /// Takes a heartbeat; says whether it is news at all, that is, newer than every other one heard on any path.

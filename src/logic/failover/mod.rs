@@ -22,6 +22,7 @@ mod core;
 mod door;
 mod leave;
 mod owner;
+mod reconfigure;
 mod standby;
 mod takeover;
 mod talk;

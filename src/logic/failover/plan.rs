@@ -96,6 +96,11 @@ impl Plan {
         }
     }
 
+    /// Goes by other times from here on; a step in flight keeps its deadline.
+    pub fn set_times(&mut self, resources: &[ResourceSettings]) {
+        self.resources = resources.to_vec();
+    }
+
     /// An earlier life of the daemon may have left anything running.
     pub fn doubt(&mut self) {
         for (standing, resource) in self.standing.iter_mut().zip(&self.resources) {

@@ -114,6 +114,12 @@ pub struct Register {
 }
 
 impl Register {
+    /// Goes by other times from here on.
+    pub fn set_times(&mut self, now: Moment, retry: Duration, interval: Duration) {
+        (self.retry, self.interval) = (retry, interval);
+        self.next_look = self.next_look.min(now + interval);
+    }
+
     /// Nothing known but the highest epoch of earlier lives.
     pub fn new(node: NodeId, floor: Epoch, retry: Duration, interval: Duration, now: Moment, rules: Rules) -> Register {
         Register {

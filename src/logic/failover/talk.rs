@@ -103,6 +103,11 @@ impl Talk {
         self.granted = insync;
     }
 
+    /// A heartbeat goes out at once.
+    pub(super) fn speak(&mut self) {
+        self.now = true;
+    }
+
     pub(super) fn wish_changed(&mut self) {
         self.wish_changed = true;
         self.now = true;
@@ -126,7 +131,7 @@ impl Failover {
         self.talk.replies = [false; HEARTBEAT_PATHS_MAX];
         self.talk.now = false;
         if due {
-            self.talk.next = self.now + self.settings.heartbeat_interval;
+            self.talk.next = self.now + self.pace.beat;
         }
     }
 
@@ -182,6 +187,7 @@ impl Failover {
             return;
         }
         self.peer = Some(*heartbeat);
+        self.keep_pace();
         if heartbeat.wish > self.memory.wish {
             self.memory.wish = heartbeat.wish;
             self.talk.wish_changed();

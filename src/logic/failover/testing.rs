@@ -1,12 +1,15 @@
 //! Settings and heartbeats for unit tests.
 
-use super::interface::{ResourceSettings, Settings};
+use super::interface::{MirrorFacts, ResourceSettings, Settings};
 use crate::base::arbiter::InSync;
+use crate::base::generation::Generation;
 use crate::base::group::{FailoverMode, GroupRole, NodeState, Reason, Wish};
 use crate::base::heartbeat::{Heartbeat, VolumeWord};
 use crate::base::ids::{BootId, Epoch, Incarnation, NodeId};
 use crate::base::limits::HEARTBEAT_PATHS_MAX;
+use crate::base::state::{DiskState, Role};
 use crate::base::time::Moment;
+use crate::wire::message::Continuity;
 use std::time::Duration;
 
 pub(super) fn settings(node: u8) -> Settings {
@@ -75,5 +78,27 @@ pub(super) fn heartbeat(incarnation: u64, sequence: u64) -> Heartbeat {
         promise: None,
         ask: None,
         answer: None,
+    }
+}
+
+/// A standby whose volume is connected and in sync.
+pub(super) fn facts() -> MirrorFacts {
+    MirrorFacts {
+        role: Role::Secondary,
+        disk: DiskState::UpToDate,
+        connected: true,
+        session_with: Some(Incarnation(1)),
+        in_sync: true,
+        source: false,
+        wants_solo: false,
+        wants_qualify: false,
+        wants_peer_only: false,
+        peer_outdated: false,
+        memory: Continuity::SameProcess,
+        suspect: false,
+        split: false,
+        generation: Generation::default(),
+        seen_epoch: Epoch(1),
+        cache_epoch: 0,
     }
 }

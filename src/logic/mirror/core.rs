@@ -223,6 +223,18 @@ impl Random {
 }
 
 impl Mirror {
+    /// Goes by other settings from here on. What both servers agree on when they meet must be the same, and what the
+    /// volume is.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        let old = &self.settings;
+        assert_eq!((&settings.name, settings.node, settings.volume), (&old.name, old.node, old.volume));
+        assert_eq!((settings.exclusion, settings.mode), (old.exclusion, old.mode));
+        let agreed = |settings: &Settings| (settings.receipt_gating, settings.exact_recovery);
+        assert_eq!(agreed(&settings), agreed(old));
+        self.governor.set_limits(&settings);
+        self.settings = settings;
+    }
+
     /// A core whose disk holds `loaded`, or that has no disk. Starts as secondary.
     pub fn new(settings: Settings, identity: Identity, loaded: Option<Loaded>) -> Mirror {
         let superblock = blank_superblock(&settings);

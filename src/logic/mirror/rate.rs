@@ -56,6 +56,13 @@ impl Governor {
         }
     }
 
+    /// Goes by other limits from here on; what was learnt of the disks and clients stays.
+    pub(super) fn set_limits(&mut self, settings: &Settings) {
+        let fresh = Governor::new(settings);
+        (self.floor, self.cap, self.allowance) = (fresh.floor, fresh.cap, fresh.allowance);
+        self.rate = self.rate.clamp(self.floor, self.cap);
+    }
+
     /// A client's write was acknowledged after this time.
     pub(super) fn client_wrote(&mut self, latency: Duration) {
         self.writes += 1;

@@ -31,6 +31,7 @@ use self::stored::Owner;
 use crate::base::arbiter::{ArbiterError, CasOutcome, ReadOutcome, Record, Versioned};
 use crate::base::ids::Epoch;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -48,7 +49,7 @@ pub struct Arbiter {
     owner: Owner,
     /// Names the register in messages.
     place: String,
-    timeout: Duration,
+    timeout: AtomicU64,
     register: tokio::sync::Mutex<State>,
     memory: Mutex<Memory>,
 }
@@ -75,12 +76,22 @@ impl Arbiter {
             }
         };
         let register = tokio::sync::Mutex::new(State { register, last: None });
+        let timeout = AtomicU64::new(timeout.as_millis() as u64);
         Ok(Arbiter { owner, place, timeout, register, memory: Mutex::new(memory) })
+    }
+
+    /// Each question may take this long from here on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.timeout.store(timeout.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout.load(Ordering::Relaxed))
     }
 
     /// Reads the record as it stands now, not as some replica remembers it.
     pub async fn read(&self) -> ReadOutcome {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout();
         let Ok(mut state) = tokio::time::timeout_at(deadline, self.register.lock()).await else {
             return ReadOutcome::Failed(self.busy());
         };
@@ -98,7 +109,7 @@ impl Arbiter {
     pub async fn compare_and_set(&self, expected: Option<&Versioned>, new: &Record) -> CasOutcome {
         assert_eq!(new.fault(), None, "a record that may not be stored");
         assert!(expected.is_none_or(|expected| new.may_follow(&expected.record)), "a record that goes backwards");
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout();
         let Ok(mut state) = tokio::time::timeout_at(deadline, self.register.lock()).await else {
             return CasOutcome::Refused(self.busy());
         };
@@ -126,7 +137,7 @@ impl Arbiter {
     /// Looks at every endpoint, or at the directory. `peer_alive`: the peer's daemon is heard, so its signs must be
     /// seen in the directory as well.
     pub async fn check(&self, peer_alive: bool) -> Report {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout();
         let Ok(mut state) = tokio::time::timeout_at(deadline, self.register.lock()).await else {
             return Report { trouble: Some(self.busy()), ..Report::default() };
         };
@@ -176,7 +187,7 @@ impl Arbiter {
 
     fn busy(&self) -> ArbiterError {
         let detail =
-            format!("{}: the request before has had no answer for {} ms", self.place, self.timeout.as_millis());
+            format!("{}: the request before has had no answer for {} ms", self.place, self.timeout().as_millis());
         ArbiterError::new(crate::base::arbiter::ArbiterErrorKind::TimedOut, detail)
     }
 }

@@ -119,6 +119,8 @@ pub enum Verb {
         #[arg(long)]
         wait: bool,
     },
+    /// Read the configuration again in the running daemon, and say what changed and what waits for a restart.
+    Reload,
     /// Failover groups: what moves together, by itself or by hand.
     #[command(subcommand)]
     Group(GroupCommand),

@@ -9,6 +9,7 @@ mod advice;
 mod confirm;
 mod progress;
 
+mod configuration;
 mod follow;
 mod group;
 mod group_status;
@@ -69,6 +70,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Verb::Attach { volume } => verbs::plain(&file()?, verbs::Plain::Attach, volume),
         Verb::Detach { volume } => verbs::plain(&file()?, verbs::Plain::Detach, volume),
         Verb::ReplaceDisk(options) => verbs::replace_disk(&file()?, options, yes),
+        Verb::Reload => configuration::reload(&file()?),
         Verb::Group(command) => group::group(&file()?, command),
         Verb::Explain { group, json } => group_status::explain(&file()?, group.as_deref(), *json),
         Verb::Deactivate => group::every(&file()?, &GroupVerb::Deactivate),

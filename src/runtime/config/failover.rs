@@ -90,6 +90,9 @@ impl Kind for FailoverMode {
         let known = FailoverMode::ALL.iter().find(|mode| mode.word() == text && **mode != FailoverMode::BestEffort);
         known.copied().ok_or_else(|| format!("expected one of {}", Self::WORDS))
     }
+    fn show(&self) -> String {
+        self.word().to_string()
+    }
 }
 
 /// The arbiter as configured.

@@ -18,6 +18,7 @@ use crate::runtime::resource::address::AddressConfig;
 use crate::runtime::resource::filesystem::FileSystemConfig;
 use crate::runtime::resource::script::ScriptConfig;
 use crate::runtime::resource::service::ServiceConfig;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ops::Range;
 use std::time::Duration;
@@ -88,6 +89,12 @@ impl Kind for Start {
             _ => Err("expected auto or manual".into()),
         }
     }
+    fn show(&self) -> String {
+        match self {
+            Start::Auto => "auto".into(),
+            Start::Manual => "manual".into(),
+        }
+    }
 }
 
 impl GroupConfig {
@@ -112,6 +119,9 @@ impl Kind for Fallback {
         }
         units::parse_time(text).map(|time| Fallback(Some(time))).map_err(|expected| format!("{expected}, or manual"))
     }
+    fn show(&self) -> String {
+        self.0.map_or("manual".into(), units::write_time)
+    }
 }
 
 /// A resource of a group.
@@ -125,12 +135,15 @@ pub struct ResourceConfig {
     pub needs: Vec<usize>,
     /// It is left out on this server.
     pub skip: bool,
+    /// The servers it is left out on, by node.
+    pub skip_on: [bool; 2],
     /// What every resource has.
     pub times: ResourceTimes,
 }
 
 /// The kinds of resources with their settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum What {
     /// A mounted file system.
     FileSystem(FileSystemConfig),
@@ -140,6 +153,28 @@ pub enum What {
     Script(ScriptConfig),
     /// A supervised service.
     Service(ServiceConfig),
+}
+
+impl What {
+    /// Name of the resource.
+    pub fn name(&self) -> &str {
+        match self {
+            What::FileSystem(config) => &config.name,
+            What::Address(config) => &config.name,
+            What::Script(config) => &config.name,
+            What::Service(config) => &config.name,
+        }
+    }
+
+    /// Key of its section.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            What::FileSystem(_) => "filesystem",
+            What::Address(_) => "address",
+            What::Script(_) => "script",
+            What::Service(_) => "service",
+        }
+    }
 }
 
 /// Keys of the sections, in the order of the start.
@@ -237,10 +272,10 @@ fn read_resource(section: Section<'_, '_>, kind: &str, nodes: &[&str], node: Opt
         value.map(|value| section.texts(key, value)).unwrap_or_default()
     };
     let after = list("after").into_iter().map(|(text, _)| text.to_string()).collect();
-    let mut skip = false;
+    let mut skip_on = [false; 2];
     for (text, span) in list("skip_on") {
-        match nodes.iter().position(|name| *name == text) {
-            Some(index) => skip |= node == Some(NodeId(index as u8)),
+        match nodes.iter().take(2).position(|name| *name == text) {
+            Some(index) => skip_on[index] = true,
             None => {
                 let next = format!("write {}", nodes.join(" or "));
                 let reason = format!("there is no node \"{text}\"");
@@ -248,22 +283,23 @@ fn read_resource(section: Section<'_, '_>, kind: &str, nodes: &[&str], node: Opt
             }
         }
     }
+    let skip = node.is_some_and(|node| skip_on[usize::from(node.0)]);
     let what = match kind {
         "filesystem" => own(&section).map(What::FileSystem),
         "address" => own(&section).map(|mut config: AddressConfig| {
+            if let Err(trouble) = config.check() {
+                let key = section.prefix.trim_end_matches('.');
+                section.document().problem(Some(section.span.clone()), key, trouble.reason, trouble.next);
+            }
+            skip_on = skip_on.map(|skip| skip | config.skip);
             config.skip |= skip;
             What::Address(config)
         }),
         "script" => own(&section).map(What::Script),
         _ => own(&section).map(What::Service),
     }?;
-    let name = match &what {
-        What::FileSystem(config) => &config.name,
-        What::Address(config) => &config.name,
-        What::Script(config) => &config.name,
-        What::Service(config) => &config.name,
-    };
-    let resource = ResourceConfig { name: name.clone(), what, needs: Vec::new(), skip, times };
+    let name = what.name().to_string();
+    let resource = ResourceConfig { name, what, needs: Vec::new(), skip, skip_on, times };
     Some((resource, after, section.span.clone(), section.prefix.clone()))
 }
 

@@ -18,6 +18,9 @@ pub mod units;
 pub mod failover;
 pub mod group;
 
+pub mod change;
+pub mod form;
+
 mod check;
 mod read;
 
@@ -26,6 +29,7 @@ mod tests;
 
 use self::address::NbdAddress;
 use self::failover::{ArbiterConfig, FailoverSettings, FencingConfig};
+use self::form::Form;
 use self::group::GroupConfig;
 use self::problem::{Problem, Problems};
 use self::secret::Secret;
@@ -75,7 +79,7 @@ pub struct Config {
     pub fencing: [Option<FencingConfig>; 2],
     /// What moves together.
     pub groups: Vec<GroupConfig>,
-    /// Digest of the file's bytes: tells the two servers whether their files are the same.
+    /// Digest of [`form`](Config::form): tells the two servers whether their settings are the same.
     pub digest: u64,
     /// What is allowed but unwise.
     pub warnings: Vec<String>,
@@ -150,6 +154,11 @@ impl Config {
     /// The other node.
     pub fn peer_node(&self) -> &NodeConfig {
         &self.nodes[usize::from(self.node.peer().0)]
+    }
+
+    /// Every setting in one form, whichever way it was written.
+    pub fn form(&self) -> Form {
+        form::of(self)
     }
 
     /// The volume of that name.

@@ -9,7 +9,6 @@ use super::problem::Problems;
 use super::settings::{DaemonSettings, VolumeSettings};
 use super::{ADDRESSES_MAX, Config, Depth, NAME_BYTES_MAX, NodeConfig, PlaceConfig, VOLUMES_MAX, VolumeConfig, secret};
 use crate::base::ids::NodeId;
-use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -55,13 +54,13 @@ pub fn read(file: &Path, text: &str, reader: Reader<'_>) -> Result<Config, Probl
         return document.finish(None);
     }
     let root = Section::new(&document, "", 0..0, table.get_ref());
-    let config = reader.config(&root, text);
+    let config = reader.config(&root);
     root.end();
     document.finish(config)
 }
 
 impl Reader<'_> {
-    fn config(&self, root: &Section<'_, '_>, text: &str) -> Option<Config> {
+    fn config(&self, root: &Section<'_, '_>) -> Option<Config> {
         let document = root.document();
         let cluster = root.required("cluster", "cluster = \"lab\"").and_then(|value| {
             let text = root.text("cluster", value)?;
@@ -98,9 +97,8 @@ impl Reader<'_> {
             },
             _ => None,
         };
-        let digest = Sha256::digest(text);
         let nodes: Vec<NodeConfig> = nodes.into_iter().map(|node| node.value).collect();
-        Some(Config {
+        let mut config = Config {
             file: document.file().to_path_buf(),
             cluster: cluster?,
             secret_file: secret_file?.0,
@@ -113,9 +111,11 @@ impl Reader<'_> {
             arbiter: decision.arbiter,
             fencing: decision.fencing,
             groups: decision.groups,
-            digest: u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")),
+            digest: 0,
             warnings,
-        })
+        };
+        config.digest = config.form().digest();
+        Some(config)
     }
 
     fn which_node(&self, document: &Document<'_>, names: &[&str]) -> Option<NodeId> {

@@ -35,6 +35,8 @@ pub trait Kind: Sized {
     fn rank(&self) -> f64 {
         0.0
     }
+    /// The value as it would be written, the same for every way of writing it.
+    fn show(&self) -> String;
     /// The text of a TOML value of a type that fits this kind.
     fn text(value: &DeValue<'_>) -> Option<String> {
         value.as_str().map(str::to_string)
@@ -76,6 +78,11 @@ macro_rules! settings {
                     doc: concat!($($doc),+),
                 }, )+
             ];
+
+            /// Every setting with its value, as it would be written.
+            pub fn entries(&self) -> Vec<(&'static str, String)> {
+                vec![$( (stringify!($field), Kind::show(&self.$field)), )+]
+            }
 
             /// Takes from a section the settings that are written there; the others keep their defaults.
             pub fn read(section: &Section<'_, '_>) -> $name {
@@ -294,6 +301,9 @@ impl Kind for Duration {
     fn from_text(text: &str) -> Result<Duration, String> {
         units::parse_time(text)
     }
+    fn show(&self) -> String {
+        units::write_time(*self)
+    }
     fn rank(&self) -> f64 {
         self.as_secs_f64()
     }
@@ -309,6 +319,9 @@ impl Kind for Size {
     fn from_text(text: &str) -> Result<Size, String> {
         units::parse_size(text).map(Size)
     }
+    fn show(&self) -> String {
+        units::write_size(self.0)
+    }
     fn rank(&self) -> f64 {
         self.0 as f64
     }
@@ -321,6 +334,9 @@ impl Kind for Rate {
     const WORDS: &'static str = "rate (bytes/s, KiB/s, MiB/s, GiB/s), or none";
     fn from_text(text: &str) -> Result<Rate, String> {
         units::parse_rate(text).map(Rate)
+    }
+    fn show(&self) -> String {
+        if self.0 == 0 { "none".into() } else { format!("{}/s", units::write_size(self.0)) }
     }
     fn rank(&self) -> f64 {
         self.0 as f64
@@ -335,6 +351,9 @@ impl Kind for u32 {
     fn from_text(text: &str) -> Result<u32, String> {
         text.parse().map_err(|_| "expected a whole number".to_string())
     }
+    fn show(&self) -> String {
+        self.to_string()
+    }
     fn rank(&self) -> f64 {
         f64::from(*self)
     }
@@ -347,6 +366,9 @@ impl Kind for f64 {
     const WORDS: &'static str = "number";
     fn from_text(text: &str) -> Result<f64, String> {
         text.parse().map_err(|_| "expected a number such as 1.25".to_string())
+    }
+    fn show(&self) -> String {
+        self.to_string()
     }
     fn rank(&self) -> f64 {
         *self
@@ -362,6 +384,9 @@ impl Kind for bool {
     fn from_text(text: &str) -> Result<bool, String> {
         text.parse().map_err(|_| "expected true or false".to_string())
     }
+    fn show(&self) -> String {
+        self.to_string()
+    }
     fn text(value: &DeValue<'_>) -> Option<String> {
         value.as_bool().map(|value| value.to_string())
     }
@@ -371,6 +396,9 @@ impl Kind for String {
     const WORDS: &'static str = "text";
     fn from_text(text: &str) -> Result<String, String> {
         Ok(text.to_string())
+    }
+    fn show(&self) -> String {
+        self.clone()
     }
 }
 
@@ -384,6 +412,10 @@ macro_rules! word_kind {
                     $($word => Ok($value),)+
                     _ => Err(concat!("expected one of ", $words).to_string()),
                 }
+            }
+            fn show(&self) -> String {
+                let known = [$(($word, $value)),+].into_iter().find(|(_, value)| value == self);
+                known.map(|(word, _)| word.to_string()).expect("every value has its word")
             }
         }
     };

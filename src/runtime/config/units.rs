@@ -71,6 +71,20 @@ pub fn show_time(span: Duration) -> String {
     }
 }
 
+/// A time as [`parse_time`] reads it, in the largest unit that keeps it exact to the millisecond.
+pub fn write_time(span: Duration) -> String {
+    let milliseconds = span.as_millis();
+    let unit = TIME_UNITS.iter().rev().find(|(_, factor)| milliseconds.is_multiple_of(u128::from(*factor)));
+    let (name, factor) = unit.filter(|_| milliseconds > 0).unwrap_or(&("", 1));
+    format!("{}{name}", milliseconds / u128::from(*factor))
+}
+
+/// A size as [`parse_size`] reads it, in the largest binary unit that keeps it exact.
+pub fn write_size(bytes: u64) -> String {
+    let unit = SIZE_UNITS[1..5].iter().rev().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
+    unit.map_or(bytes.to_string(), |(name, factor)| format!("{}{name}", bytes / factor))
+}
+
 fn parse_scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -107,6 +121,20 @@ mod tests {
         for text in ["", "MiB", "-1", "1.5GiB", "1 XiB", "18446744073709551615TiB"] {
             assert!(parse_size(text).is_err(), "{text:?}");
             assert!(parse_rate(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for (text, written) in [("0", "0"), ("1000ms", "1s"), ("90s", "90s"), ("120s", "2min"), ("48h", "2d")] {
+            let span = parse_time(text).unwrap();
+            assert_eq!(write_time(span), written);
+            assert_eq!(parse_time(written), Ok(span));
+        }
+        for (text, written) in [("0", "0"), ("4096", "4KiB"), ("1025", "1025"), ("2048MiB", "2GiB")] {
+            let bytes = parse_size(text).unwrap();
+            assert_eq!(write_size(bytes), written);
+            assert_eq!(parse_size(written), Ok(bytes));
         }
     }
 

@@ -59,6 +59,8 @@ pub enum Ask {
         /// Name of the volume.
         volume: String,
     },
+    /// Read the configuration again. Answered with [`Answer::Outcome`].
+    Reload,
     /// The state of every group. Answered with [`Answer::Groups`].
     Groups,
     /// A command for a failover group.

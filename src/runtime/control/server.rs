@@ -16,7 +16,7 @@ const SEND_TIME_MAX: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the socket until the task is dropped. Runs on a `LocalSet`; `answer` is called once per request.
-pub async fn serve<F, R>(listener: UnixListener, idle_max: Duration, answer: F)
+pub async fn serve<F, R>(listener: UnixListener, idle_max: impl Fn() -> Duration, answer: F)
 where
     F: Fn(Ask) -> R + 'static,
     R: Future<Output = Answer> + 'static,
@@ -27,7 +27,7 @@ where
         let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answer = answer.clone();
+                let (answer, idle_max) = (answer.clone(), idle_max());
                 tokio::task::spawn_local(async move {
                     serve_connection(stream, idle_max, &*answer).await;
                     drop(place);
@@ -92,9 +92,11 @@ mod tests {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async move {
                 let listener = UnixListener::from_std(listener).unwrap();
-                serve(listener, Duration::from_secs(5), |ask| async move {
-                    Answer::Outcome { result: CommandOutcome::Done(format!("{ask:?}")) }
-                })
+                serve(
+                    listener,
+                    || Duration::from_secs(5),
+                    |ask| async move { Answer::Outcome { result: CommandOutcome::Done(format!("{ask:?}")) } },
+                )
                 .await;
             });
         });

@@ -1,7 +1,7 @@
 //! What the control socket is asked, answered by the volumes.
 
 use super::events::ANSWER_TIME_MAX;
-use super::{Daemon, remembered, replace, volume::Volume};
+use super::{Daemon, reload, remembered, replace, volume::Volume};
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::NodeId;
 use crate::base::state::LinkState;
@@ -23,6 +23,7 @@ pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
             Ok(answer) => return answer,
             Err(refusal) => Err(refusal),
         },
+        Ask::Reload => reload::reload(daemon),
         Ask::Groups => return Answer::Groups { groups: groups(daemon).await },
         Ask::Explain { group } => match known_group(daemon, &group) {
             Ok(groups) => match groups.explain(&group).await {

@@ -1,9 +1,9 @@
 //! What comes in from the shards and from outside while the daemon runs, and its orderly end.
 
+use super::reload::reload;
 use super::{Daemon, Events, notify, volume::Volume};
 use crate::base::limits::SECOND_SIGNAL_AFTER;
 use crate::runtime::cli::exit::{Exit, Failure};
-use crate::runtime::config::{self, Depth};
 use crate::runtime::shard::ShardEvent;
 use crate::runtime::{notes, peer};
 use std::rc::Rc;
@@ -43,11 +43,11 @@ pub async fn until_stopped(daemon: &Rc<Daemon>, mut events: Events, mut signals:
             }
             _ = signals.terminate.recv() => break None,
             _ = signals.interrupt.recv() => break None,
-            _ = signals.hang_up.recv() => check_again(daemon),
+            _ = signals.hang_up.recv() => reload_by_signal(daemon),
         }
     };
     notify::tell("STOPPING=1");
-    let longest = daemon.config.daemon.stop_timeout;
+    let longest = daemon.running().daemon.stop_timeout;
     tracing::info!("stopping: flushing every volume, for at most {} s", longest.as_secs_f64());
     let deadline = Instant::now() + longest;
     stop_groups(daemon, &mut events, &mut signals, deadline).await;
@@ -158,16 +158,11 @@ fn probe(daemon: &Rc<Daemon>, volume: &Rc<Volume>) {
     });
 }
 
-/// SIGHUP: says whether the file is good, so that a restart has no surprise.
-fn check_again(daemon: &Daemon) {
-    let node = daemon.config.this_node().name.clone();
-    match config::load(&daemon.config.file, Some(&node), Depth::Secret) {
-        Err(problems) => tracing::error!("the configuration has problems\n{problems}"),
-        Ok(new) if new.digest == daemon.config.digest => tracing::info!("the configuration is unchanged"),
-        Ok(_) => tracing::info!(
-            "the changed configuration is good; restart the daemon to use it (a volume's disk is read again by \
-             `attach` and `replace-disk`)"
-        ),
+/// SIGHUP: as `reload`; there is only the log to say what came of it.
+fn reload_by_signal(daemon: &Daemon) {
+    match reload(daemon) {
+        Ok(words) => words.lines().for_each(|line| tracing::info!("reload: {line}")),
+        Err(refusal) => tracing::error!("reload: {refusal}"),
     }
 }
 

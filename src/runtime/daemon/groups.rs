@@ -11,8 +11,8 @@ use crate::runtime::config::failover::{ArbiterConfig, shared_spec};
 use crate::runtime::config::group::{GroupConfig, ResourceConfig, Start, What};
 use crate::runtime::fencing::agent::AgentSpec;
 use crate::runtime::fencing::script::ScriptSpec;
-use crate::runtime::fencing::{FencingSpec, Names, Times};
-use crate::runtime::group::{GroupSpec, Groups, GroupsSpec};
+use crate::runtime::fencing::{Fencing, FencingSpec, Names, Times};
+use crate::runtime::group::{GroupChange, GroupSpec, Groups, GroupsSpec};
 use crate::runtime::heartbeat::{HeartbeatSpec, PathSpec};
 use crate::runtime::resource::{Context, DiskOutcome, Place, Reason, address};
 use std::rc::Rc;
@@ -115,6 +115,25 @@ pub async fn remove_left_behind(config: &Config) {
              `ip address show`, and remove them by hand if the other server serves"
         ),
     }
+}
+
+/// What a group at work takes over of a configuration.
+pub fn changed(config: &Config, group: &GroupConfig) -> GroupChange {
+    let arbiter = config.arbiter.as_ref().map(|arbiter| match arbiter {
+        ArbiterConfig::Etcd { timeout, .. } | ArbiterConfig::File { timeout, .. } => *timeout,
+    });
+    GroupChange {
+        settings: settings(config, group),
+        resources: resources(config, group),
+        arbiter_timeout: arbiter,
+        fencing: fencing(config),
+    }
+}
+
+/// Whether the peer could be switched off as configured, as far as can be said without doing it.
+pub fn check_fencing(config: &Config) -> Result<(), String> {
+    let Some((spec, names, times)) = fencing(config) else { return Ok(()) };
+    Fencing::new(spec, names, times).map(drop)
 }
 
 /// How the peer is switched off.

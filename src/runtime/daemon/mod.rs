@@ -22,6 +22,7 @@ mod groups;
 
 mod control;
 mod events;
+mod reload;
 mod replace;
 
 use self::instance::Instance;
@@ -31,6 +32,7 @@ use crate::base::ids::{BootId, Incarnation};
 use crate::logic::mirror::interface::Identity;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::Config;
+use crate::runtime::config::form::Difference;
 use crate::runtime::control::server;
 use crate::runtime::group::Groups;
 use crate::runtime::peer::{self, Links, Local};
@@ -50,14 +52,27 @@ pub struct RunOptions {
 
 /// Everything the tasks of the daemon share.
 pub struct Daemon {
-    /// The configuration it runs with; a volume's disk may be read again from the file.
+    /// The configuration it was started with: what a reload can't change is looked up here.
     pub config: Config,
+    /// The one it runs with now.
+    running: RefCell<Rc<Config>>,
+    /// What the file has had since the last reload and only a restart brings.
+    waiting: RefCell<Vec<Difference>>,
+    /// The log's filter is the command line's.
+    log_is_fixed: bool,
     /// In the order of the configuration.
     pub volumes: Vec<Rc<Volume>>,
     /// The link's side of this node.
     pub local: Rc<Local>,
     /// The failover groups, if there are any.
     pub groups: Option<Groups>,
+}
+
+impl Daemon {
+    /// The configuration it runs with now, with what was reloaded.
+    pub fn running(&self) -> Rc<Config> {
+        self.running.borrow().clone()
+    }
 }
 
 type Events = mpsc::UnboundedReceiver<(String, ShardEvent)>;
@@ -76,10 +91,10 @@ pub fn run(config: Config, options: &RunOptions) -> Result<Exit, Failure> {
         .build()
         .map_err(|error| Failure::new(Exit::Failed, format!("the kernel refuses what the daemon needs: {error}")))?;
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, run_on_runtime(config))
+    tasks.block_on(&runtime, run_on_runtime(config, options.log.is_some()))
 }
 
-async fn run_on_runtime(config: Config) -> Result<Exit, Failure> {
+async fn run_on_runtime(config: Config, log_is_fixed: bool) -> Result<Exit, Failure> {
     let instance = Instance::begin(config.this_node())?;
     groups::remove_left_behind(&config).await;
     // From here on a stale socket can only be that of a dead daemon: this one holds the lock.
@@ -95,7 +110,8 @@ async fn run_on_runtime(config: Config) -> Result<Exit, Failure> {
     }
     let seed = volume::random().map_err(|error| Failure::new(Exit::Failed, error))?;
     let groups = groups::start(&config, &volumes, identity, seed)?;
-    let daemon = Rc::new(Daemon { config, volumes, local, groups });
+    let (running, waiting) = (RefCell::new(Rc::new(config.clone())), RefCell::default());
+    let daemon = Rc::new(Daemon { config, running, waiting, log_is_fixed, volumes, local, groups });
     serve_peer(&daemon, bound.peer);
     serve_control(&daemon, bound.control);
     say!(
@@ -132,8 +148,8 @@ fn serve_peer(daemon: &Daemon, listeners: Vec<tokio::net::TcpListener>) {
 }
 
 fn serve_control(daemon: &Rc<Daemon>, listener: tokio::net::UnixListener) {
-    let idle_max = daemon.config.daemon.control_idle_max;
-    let daemon = daemon.clone();
+    let (daemon, timed) = (daemon.clone(), daemon.clone());
+    let idle_max = move || timed.running().daemon.control_idle_max;
     tokio::task::spawn_local(server::serve(listener, idle_max, move |ask| {
         let daemon = daemon.clone();
         async move { control::answer(&daemon, ask).await }

@@ -2,7 +2,7 @@
 
 use super::control::view;
 use super::volume::{self, Volume};
-use super::{Daemon, events::ANSWER_TIME_MAX};
+use super::{Daemon, events::ANSWER_TIME_MAX, reload};
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::limits::DISK_CLOSE_TIME_MAX;
 use crate::base::state::{DiskState, Role};
@@ -130,6 +130,7 @@ async fn open_and_attach(daemon: &Daemon, volume: &Volume, place: PlaceConfig) -
     let attached = timeout(DISK_CLOSE_TIME_MAX.max(ANSWER_TIME_MAX), volume.shard.attach(disk)).await;
     match attached {
         Ok(CommandOutcome::Done(sentence)) => {
+            take_place(daemon, &volume.name, &place);
             *volume.place.borrow_mut() = place;
             Ok(format!("{}: {sentence}", path.display()))
         }
@@ -140,6 +141,16 @@ async fn open_and_attach(daemon: &Daemon, volume: &Volume, place: PlaceConfig) -
         }
         Err(_) => Err(Refusal::new("stuck", "The volume's thread does not answer.", "Look at the log.")),
     }
+}
+
+/// The disk is the one of the file now.
+fn take_place(daemon: &Daemon, volume: &str, place: &PlaceConfig) {
+    let mut config = (*daemon.running()).clone();
+    let here = usize::from(config.node.0);
+    if let Some(volume) = config.volumes.iter_mut().find(|own| own.name == volume) {
+        (volume.on[here].disk, volume.on[here].metadata) = (place.disk.clone(), place.metadata.clone());
+    }
+    reload::apply(daemon, config);
 }
 
 fn fault(error: &str) -> Refusal {

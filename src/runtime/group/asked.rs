@@ -13,6 +13,7 @@ use crate::runtime::control::group::{ArbiterEvidence, FencingEvidence};
 use crate::runtime::fencing::{Fencing, Outcome};
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
@@ -20,7 +21,7 @@ use tokio::sync::{Mutex, Notify};
 pub struct Asked {
     /// It.
     pub arbiter: Arbiter,
-    timeout: Duration,
+    timeout: Cell<Duration>,
     /// Where what was seen is kept.
     file: PathBuf,
     saved: Mutex<Memory>,
@@ -48,7 +49,14 @@ impl Asked {
         let memory = Memory::load(&file)?;
         let arbiter = Arbiter::new(spec, owner, timeout, memory.clone()).map_err(|error| error.to_string())?;
         let (saved, peer_heard, health) = (Mutex::new(memory), Cell::new(Moment(0)), RefCell::default());
+        let timeout = Cell::new(timeout);
         Ok(Asked { arbiter, timeout, file, saved, peer_heard, health })
+    }
+
+    /// Each question may take this long from here on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.timeout.set(timeout);
+        self.arbiter.set_timeout(timeout);
     }
 
     /// The peer's daemon is heard.
@@ -137,7 +145,7 @@ impl Asked {
     /// What is known of it, without its record.
     pub fn evidence(&self) -> ArbiterEvidence {
         let health = self.health.borrow();
-        let slow = health.answered.is_some_and(|(_, took)| took > self.timeout / 2);
+        let slow = health.answered.is_some_and(|(_, took)| took > self.timeout.get() / 2);
         let state = match (health.failing || health.report.trouble.is_some(), health.answered) {
             (true, _) => "unreachable",
             (false, None) => "unknown",
@@ -166,7 +174,7 @@ impl Asked {
 
 /// The device that switches the peer off, and whether it can be reached.
 pub struct Fence {
-    fencing: Fencing,
+    fencing: RefCell<Rc<Fencing>>,
     /// Somebody wants the peer switched off: a look at the device's health gives way.
     wanted: Notify,
     looked: RefCell<Option<(Moment, Result<(), String>)>>,
@@ -175,13 +183,22 @@ pub struct Fence {
 impl Fence {
     /// A device that was not looked at yet.
     pub fn new(fencing: Fencing) -> Fence {
-        Fence { fencing, wanted: Notify::new(), looked: RefCell::default() }
+        Fence { fencing: RefCell::new(Rc::new(fencing)), wanted: Notify::new(), looked: RefCell::default() }
+    }
+
+    /// Another device, or the same with other settings, from here on; what is under way ends with the one before.
+    pub fn replace(&self, fencing: Fencing) {
+        self.fencing.replace(Rc::new(fencing));
+    }
+
+    fn device(&self) -> Rc<Fencing> {
+        self.fencing.borrow().clone()
     }
 
     /// Has the peer switched off, at once.
     pub async fn off(&self) -> Outcome {
         self.wanted.notify_waiters();
-        self.fencing.off().await
+        self.device().off().await
     }
 
     /// Looks at the device now and then; `tell` hears when it can't be reached, with why, and when it can again.
@@ -189,8 +206,9 @@ impl Fence {
         let mut failing = false;
         loop {
             // The program of a look that gives way is killed with it.
+            let device = self.device();
             let looked = tokio::select! {
-                looked = self.fencing.monitor() => Some(looked),
+                looked = device.monitor() => Some(looked),
                 () = self.wanted.notified() => None,
             };
             if let Some(looked) = looked {

@@ -3,13 +3,15 @@
 use super::asked::{Asked, Fence};
 use super::book::Book;
 use super::doors::Doors;
+use super::make::{make, settings, watches};
 use super::watch::{Found, Rhythm, Watch};
 use crate::base::group::{Reason, StepVerb};
 use crate::base::time::Moment;
 use crate::io::clock::{calendar, now};
 use crate::logic::failover::interface::{ArbiterCall, Gate, Input};
+use crate::runtime::config::group::{ResourceConfig, What};
 use crate::runtime::resource::service::end_left_behind;
-use crate::runtime::resource::{self, Context, Resource, Verb, run};
+use crate::runtime::resource::{self, Context, Events, Resource, Verb, run};
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -24,8 +26,8 @@ const ADDRESS_TIME_MAX: Duration = Duration::from_secs(2);
 pub struct Slot {
     /// It.
     pub resource: Rc<dyn Resource>,
-    /// What kind of thing it is, as its section in the configuration is called.
-    pub kind: &'static str,
+    /// Its settings.
+    what: What,
     /// The floating address it is: that goes when nothing may leave for clients, whatever the plan says.
     pub address: Option<IpAddr>,
     /// How often it is looked at.
@@ -41,9 +43,26 @@ pub struct Slot {
 
 impl Slot {
     /// A resource that is not started.
-    pub fn new(resource: Rc<dyn Resource>, kind: &'static str, address: Option<IpAddr>, rhythm: Rhythm) -> Slot {
+    pub fn new(config: ResourceConfig, events: &Events) -> Slot {
         let (turn, started) = (Rc::default(), Rc::default());
-        Slot { resource, kind, address, rhythm, turn, started, suspended: Cell::new(false), watch: None }
+        Slot {
+            resource: make(&config.what, events),
+            address: match &config.what {
+                What::Address(address) => Some(address.address),
+                _ => None,
+            },
+            rhythm: rhythm(&config),
+            what: config.what,
+            turn,
+            started,
+            suspended: Cell::new(false),
+            watch: None,
+        }
+    }
+
+    /// What kind of thing it is, as its section in the configuration is called.
+    pub fn kind(&self) -> &'static str {
+        self.what.kind()
     }
 
     /// Whether no verb is under way.
@@ -66,6 +85,8 @@ pub struct Hands {
     pub book: Rc<RefCell<Book>>,
     /// What scripts and services are told, but for the reason.
     pub context: Context,
+    /// Where resources tell what happens to them.
+    pub events: Events,
     /// Where answers go.
     pub answers: mpsc::UnboundedSender<Input>,
     /// Where monitors tell.
@@ -89,6 +110,25 @@ impl Hands {
         for slot in &self.slots {
             self.doors.set(slot.address, false).await;
         }
+    }
+
+    /// Goes by other settings of the same resources from here on; a step under way ends by the old ones.
+    pub fn reconfigure(&mut self, resources: Vec<ResourceConfig>) {
+        for (slot, new) in self.slots.iter_mut().zip(resources) {
+            slot.rhythm = rhythm(&new);
+            slot.watch = None;
+            if slot.what == new.what {
+                continue;
+            }
+            if !slot.resource.reconfigure(settings(&new.what)) {
+                slot.resource = make(&new.what, &self.events);
+                if watches(&new.what) && slot.started.get() && !slot.suspended.get() {
+                    take_over(slot, &self.context);
+                }
+            }
+            slot.what = new.what;
+        }
+        self.watch_started();
     }
 
     /// Asks the arbiter.
@@ -184,6 +224,25 @@ impl Hands {
             self.watch_started();
         }
     }
+}
+
+/// A resource that was made anew finds what the one before it had started.
+fn take_over(slot: &Slot, context: &Context) {
+    let (resource, turn, started, context) =
+        (slot.resource.clone(), slot.turn.clone(), slot.started.clone(), context.clone());
+    tokio::task::spawn_local(async move {
+        let _turn = turn.lock().await;
+        // A stop that came between had the last word.
+        if started.get()
+            && let Err(trouble) = run(&*resource, Verb::Start, &context, Instant::now() + ADDRESS_TIME_MAX).await
+        {
+            tracing::error!("{trouble}");
+        }
+    });
+}
+
+fn rhythm(config: &ResourceConfig) -> Rhythm {
+    Rhythm { interval: config.times.monitor_interval, timeout: config.times.monitor_timeout }
 }
 
 /// Answers; the group's task may have ended.

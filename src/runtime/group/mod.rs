@@ -13,6 +13,8 @@ mod asked;
 mod book;
 mod doors;
 mod explained;
+mod make;
+
 mod hands;
 mod notes;
 mod remembered;
@@ -23,4 +25,4 @@ mod task;
 
 mod thread;
 
-pub use self::thread::{GroupSpec, Groups, GroupsSpec};
+pub use self::thread::{GroupChange, GroupSpec, Groups, GroupsSpec};

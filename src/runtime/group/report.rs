@@ -171,7 +171,7 @@ fn resources(view: &GroupView, settings: &Settings, hands: &Hands) -> Vec<Resour
         let (reason, next) = entry.advice();
         ResourceReport {
             name: name.clone(),
-            kind: slot.kind.into(),
+            kind: slot.kind().into(),
             critical: settings.critical,
             state: entry.state,
             since: utc(entry.since),

@@ -2,6 +2,7 @@
 
 use super::hands::Hands;
 use super::report::{self, Known};
+use super::thread::GroupChange;
 use super::watch::Found;
 use super::{explained, notes, remembered};
 use crate::base::command::{CommandOutcome, Refusal};
@@ -16,6 +17,7 @@ use crate::logic::failover::interface::{Effect, Gate, Identity, Input, MirrorFac
 use crate::logic::mirror::interface::{Facts, Order};
 use crate::logic::volumes::{Volume, Volumes};
 use crate::runtime::control::group::{ChangeEvidence, GroupExplanation, GroupReport};
+use crate::runtime::fencing::Fencing;
 use crate::runtime::heartbeat::Heartbeats;
 use crate::runtime::resource::{Happened, What};
 use crate::runtime::shard::ShardHandle;
@@ -26,7 +28,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 /// A call into a group's task.
-#[derive(Debug)]
 pub(super) enum Call {
     /// The peer was heard on a path.
     Heard { path: usize, heartbeat: Box<Heartbeat> },
@@ -38,6 +39,8 @@ pub(super) enum Call {
     OrderDone { volume: String, id: u64, result: Result<(), String> },
     /// An operator's command.
     Command { verb: Verb, answer: oneshot::Sender<CommandOutcome> },
+    /// Other settings.
+    Reconfigure(Box<GroupChange>),
     /// Everything that is shown.
     Status(oneshot::Sender<GroupReport>),
     /// What would happen if something died.
@@ -233,6 +236,7 @@ impl Task {
                 self.own.commands.insert(id, answer);
                 inputs.push(Input::Command { id, verb });
             }
+            Call::Reconfigure(change) => self.reconfigure(*change),
             Call::Status(answer) => self.status(answer),
             Call::Explain(answer) => {
                 let core = self.core.clone();
@@ -243,6 +247,21 @@ impl Task {
                 inputs.push(Input::Stop);
             }
         }
+    }
+
+    fn reconfigure(&mut self, change: GroupChange) {
+        let hands = &mut self.own.hands;
+        if let (Some(asked), Some(timeout)) = (&hands.arbiter, change.arbiter_timeout) {
+            asked.set_timeout(timeout);
+        }
+        if let (Some(fence), Some((spec, names, times))) = (&hands.fencing, change.fencing) {
+            match Fencing::new(spec, names, times) {
+                Ok(fencing) => fence.replace(fencing),
+                Err(reason) => tracing::error!(group = self.own.name, "fencing stays as it was: {reason}"),
+            }
+        }
+        hands.reconfigure(change.resources);
+        self.core.reconfigure(change.settings);
     }
 
     fn happened(&self, happened: Happened, inputs: &mut Vec<Input>) {

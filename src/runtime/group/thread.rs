@@ -6,7 +6,6 @@ use super::doors::Doors;
 use super::hands::{Hands, Slot};
 use super::remembered;
 use super::task::{self, Call, Parts, ShardVolume, Sources, ended};
-use super::watch::Rhythm;
 use crate::base::command::CommandOutcome;
 use crate::base::ids::NodeId;
 use crate::base::time::Moment;
@@ -16,15 +15,11 @@ use crate::logic::mirror::interface::Facts;
 use crate::logic::volumes::Volumes;
 use crate::runtime::arbiter::ArbiterSpec;
 use crate::runtime::arbiter::stored::Owner;
-use crate::runtime::config::group::{ResourceConfig, What};
+use crate::runtime::config::group::ResourceConfig;
 use crate::runtime::control::group::{GroupExplanation, GroupReport};
 use crate::runtime::fencing::{Fencing, FencingSpec, Names, Times};
 use crate::runtime::heartbeat::{Event, HeartbeatSpec, Heartbeats};
-use crate::runtime::resource::address::FloatingAddress;
-use crate::runtime::resource::filesystem::FileSystem;
-use crate::runtime::resource::script::Script;
-use crate::runtime::resource::service::Service;
-use crate::runtime::resource::{Context, Events, Resource};
+use crate::runtime::resource::Context;
 use crate::runtime::shard::ShardHandle;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -49,6 +44,18 @@ pub struct GroupSpec {
     pub fencing: Option<(FencingSpec, Names, Times)>,
     /// What scripts and services are told.
     pub context: Context,
+}
+
+/// What may change of a group at work.
+pub struct GroupChange {
+    /// What its core goes by; see [`crate::logic::failover::Failover::reconfigure`] for what must be the same.
+    pub settings: Settings,
+    /// Its resources, the same ones in the same order.
+    pub resources: Vec<ResourceConfig>,
+    /// How long a question to the arbiter may take.
+    pub arbiter_timeout: Option<Duration>,
+    /// What switches the peer off.
+    pub fencing: Option<(FencingSpec, Names, Times)>,
 }
 
 /// All groups of the daemon.
@@ -106,6 +113,11 @@ impl Groups {
     /// A volume has carried out an order.
     pub fn order_done(&self, group: &str, volume: &str, id: u64, result: Result<(), String>) {
         self.call(group, Call::OrderDone { volume: volume.to_string(), id, result });
+    }
+
+    /// A group goes by other settings from here on.
+    pub fn reconfigure(&self, group: &str, change: GroupChange) {
+        self.call(group, Call::Reconfigure(Box::new(change)));
     }
 
     /// Every address of the peer refused a connection.
@@ -231,9 +243,10 @@ fn prepare(
         arbiter,
         fencing,
         book: Rc::new(RefCell::new(Book::new(spec.settings.resources.iter().map(|one| one.skip), calendar()))),
-        slots: spec.resources.into_iter().map(|resource| slot(resource, &events)).collect(),
+        slots: spec.resources.into_iter().map(|resource| Slot::new(resource, &events)).collect(),
         doors: Doors::new(spec.volumes.iter().map(|(_, shard)| shard.clone()).collect()),
         context: spec.context,
+        events,
         answers,
         found,
     };
@@ -254,21 +267,6 @@ fn prepare(
         stopping: Vec::new(),
     };
     Ok((parts, Sources { calls, answers: answered, found: finds, happened }))
-}
-
-fn slot(config: ResourceConfig, events: &Events) -> Slot {
-    let rhythm = Rhythm { interval: config.times.monitor_interval, timeout: config.times.monitor_timeout };
-    let mut address = None;
-    let (resource, kind): (Rc<dyn Resource>, &'static str) = match config.what {
-        What::FileSystem(config) => (Rc::new(FileSystem::new(config, events.clone())), "filesystem"),
-        What::Address(config) => {
-            address = Some(config.address);
-            (Rc::new(FloatingAddress::new(config, events.clone())), "address")
-        }
-        What::Script(config) => (Rc::new(Script::new(config)), "script"),
-        What::Service(config) => (Rc::new(Service::new(config, events.clone())), "service"),
-    };
-    Slot::new(resource, kind, address, rhythm)
 }
 
 /// Hands what the heartbeats bring to the groups it concerns.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Waits that double from a least to a longest, with jitter, so that many volumes don't dial at the same moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Backoff {
     least: Duration,
     longest: Duration,
@@ -11,9 +11,10 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits from `least` to `longest`.
-    pub fn new(least: Duration, longest: Duration) -> Backoff {
-        Backoff { least, longest: longest.max(least), next: least }
+    /// Waits from `least` to `longest` from here on.
+    pub fn set_bounds(&mut self, least: Duration, longest: Duration) {
+        (self.least, self.longest) = (least, longest.max(least));
+        self.next = self.next.clamp(self.least, self.longest);
     }
 
     /// The next wait. `random` is any number; half of the wait depends on it.
@@ -36,11 +37,14 @@ mod tests {
 
     #[test]
     fn doubles_up_to_the_longest_and_starts_again() {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(350));
+        let mut backoff = Backoff::default();
+        backoff.set_bounds(Duration::from_millis(100), Duration::from_millis(350));
         let waits: Vec<u128> = (0..4).map(|_| backoff.wait(u32::MAX).as_millis()).collect();
         assert_eq!(waits, [100, 200, 350, 350]);
         assert_eq!(backoff.wait(0).as_millis(), 175, "at least half of it");
         backoff.reset();
         assert_eq!(backoff.wait(u32::MAX).as_millis(), 100);
+        backoff.set_bounds(Duration::from_millis(10), Duration::from_millis(50));
+        assert_eq!(backoff.wait(u32::MAX).as_millis(), 50, "a wait that grew is no longer than the longest");
     }
 }

@@ -16,15 +16,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// Every try comes after a wait, unless it is wanted at once. Only a session that lasted makes the waits short again:
 /// one that breaks as soon as it is there must not become a storm.
 pub async fn keep_connected(local: &Local, link: &VolumeLink) {
-    let settings = &local.settings;
-    let mut lost = Backoff::new(settings.reconnect_min, settings.reconnect_max);
-    let mut refused = Backoff::new(settings.refused_retry_min, settings.refused_retry_max);
+    let (mut lost, mut refused) = (Backoff::default(), Backoff::default());
     let mut wait = Wait::Lost;
     let mut connected: Option<Instant> = None;
     loop {
         while !link.is_wanted() {
             link.changed.notified().await;
         }
+        let settings = local.settings();
+        lost.set_bounds(settings.reconnect_min, settings.reconnect_max);
+        refused.set_bounds(settings.refused_retry_min, settings.refused_retry_max);
         if connected.take().is_some_and(|since| since.elapsed() >= settings.steady_time) {
             lost.reset();
         }
@@ -67,7 +68,7 @@ async fn pause(link: &VolumeLink, longest: Duration) {
 /// Whether every address of the peer refuses connections: its daemon does not run, though its kernel does.
 pub async fn peer_refuses(local: &Local) -> bool {
     let mut tries = tokio::task::JoinSet::new();
-    let patience = local.settings.probe_patience;
+    let patience = local.settings().probe_patience;
     for address in local.peer_addresses.clone() {
         tries.spawn_local(async move { timeout(PEER_GONE_WITHIN, refuses(address, patience)).await.unwrap_or(false) });
     }
@@ -179,7 +180,7 @@ async fn dial_one(
     link: &VolumeLink,
     address: SocketAddr,
 ) -> Result<(TcpStream, Authenticated), Failure> {
-    let settings = &local.settings;
+    let settings = local.settings();
     let mut stream = match timeout(settings.connect_timeout, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(Failure::Connect(error)),

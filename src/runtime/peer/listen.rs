@@ -100,7 +100,7 @@ impl RareLog {
 impl Places {
     /// As many places as the configuration allows.
     pub fn new(local: &Local) -> Places {
-        let half = (local.settings.handshakes_max as usize / 2).max(1);
+        let half = (local.settings().handshakes_max as usize / 2).max(1);
         Places {
             peer: Arc::new(Semaphore::new(half)),
             strangers: Arc::new(Semaphore::new(half)),
@@ -146,7 +146,7 @@ async fn handshake(local: &Local, links: &Links, rare: &RareLog, mut stream: Tcp
         named = links.iter().find(|link| link.name == hello.volume).cloned();
         judge(local, named.as_deref(), hello)
     });
-    let result = match timeout(local.settings.handshake_timeout, handshake).await {
+    let result = match timeout(local.settings().handshake_timeout, handshake).await {
         Ok(result) => result,
         Err(_) => Err(AuthError::TooSlow),
     };

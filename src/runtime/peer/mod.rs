@@ -22,6 +22,7 @@ mod tests;
 use self::auth::Credentials;
 use crate::base::ids::{Incarnation, NodeId, SessionId, Uuid};
 use crate::runtime::config::Config;
+use crate::runtime::config::settings::DaemonSettings;
 use crate::wire::hello::{Encryption, Hello, Preamble, Refused};
 use crate::wire::message::PROTOCOL_VERSION;
 use std::cell::{Cell, RefCell};
@@ -123,11 +124,11 @@ pub struct Local {
     /// This process.
     pub incarnation: Incarnation,
     /// Digest of the configuration.
-    pub config_digest: u64,
+    pub config_digest: Cell<u64>,
     /// Secret, version, cluster.
     pub credentials: Credentials,
     /// Timers and bounds.
-    pub settings: crate::runtime::config::settings::DaemonSettings,
+    pub settings: RefCell<Rc<DaemonSettings>>,
 }
 
 impl Local {
@@ -138,13 +139,24 @@ impl Local {
             names: [config.nodes[0].name.clone(), config.nodes[1].name.clone()],
             peer_addresses: config.peer_node().mirror.clone(),
             incarnation,
-            config_digest: config.digest,
+            config_digest: Cell::new(config.digest),
             credentials: Credentials {
                 preamble: Preamble { protocol: PROTOCOL_VERSION, cluster: config.cluster.clone() },
                 secret: config.secret.clone().expect("the daemon loads its configuration with the secret"),
             },
-            settings: config.daemon.clone(),
+            settings: RefCell::new(Rc::new(config.daemon.clone())),
         }
+    }
+
+    /// Goes by other settings from here on.
+    pub fn reconfigure(&self, config: &Config) {
+        self.config_digest.set(config.digest);
+        self.settings.replace(Rc::new(config.daemon.clone()));
+    }
+
+    /// Timers and bounds as they are now.
+    pub fn settings(&self) -> Rc<DaemonSettings> {
+        self.settings.borrow().clone()
     }
 
     /// This node's name.
@@ -167,7 +179,7 @@ impl Local {
             features: 0,
             requested_encryption: Encryption::None,
             incarnation: self.incarnation,
-            config_digest: self.config_digest,
+            config_digest: self.config_digest.get(),
         }
     }
 
@@ -203,7 +215,7 @@ impl Local {
     /// Says when the peer runs with another configuration; it is allowed while a change is being rolled out.
     fn compare_configurations(&self, link: &VolumeLink, peer: &Hello) {
         let seen = link.peer_config.replace(Some(peer.config_digest));
-        if peer.config_digest != self.config_digest && seen != Some(peer.config_digest) {
+        if peer.config_digest != self.config_digest.get() && seen != Some(peer.config_digest) {
             tracing::warn!(
                 volume = %link.name,
                 "the configuration of {} differs from this one; use the same file on both servers",

@@ -27,12 +27,12 @@ fn local(node: u8, peer: Vec<SocketAddr>) -> Local {
         names: ["alpha".into(), "beta".into()],
         peer_addresses: peer,
         incarnation: Incarnation(u64::from(node)),
-        config_digest: 1,
+        config_digest: Cell::new(1),
         credentials: Credentials {
             preamble: Preamble { protocol: PROTOCOL_VERSION, cluster: "lab".into() },
             secret: Secret::of(b"the same on both"),
         },
-        settings: DaemonSettings {
+        settings: RefCell::new(Rc::new(DaemonSettings {
             handshake_timeout: Duration::from_millis(300),
             handshakes_max: 4,
             reconnect_min: Duration::from_millis(10),
@@ -40,7 +40,7 @@ fn local(node: u8, peer: Vec<SocketAddr>) -> Local {
             refused_retry_min: Duration::from_millis(10),
             refused_retry_max: Duration::from_millis(50),
             ..DaemonSettings::default()
-        },
+        })),
     }
 }
 
@@ -118,9 +118,10 @@ fn sessions_differ_and_a_new_one_is_made_when_wanted() {
 fn after_a_fault_there_is_a_wait_which_a_wish_for_a_session_at_once_ends() {
     run(async {
         let mut there = acceptor(local(1, vec![]), "vol0").await;
-        let mut patient = local(0, vec![there.address]);
-        patient.settings.reconnect_min = Duration::from_secs(3600);
-        patient.settings.reconnect_max = Duration::from_secs(3600);
+        let patient = local(0, vec![there.address]);
+        let hour = Duration::from_secs(3600);
+        let settings = DaemonSettings { reconnect_min: hour, reconnect_max: hour, ..(*patient.settings()).clone() };
+        patient.settings.replace(Rc::new(settings));
         let (link, mut offered) = dialler(patient, "vol0");
         link.want(true);
         offered.recv().await.unwrap();

@@ -37,6 +37,7 @@ pub use self::context::{Context, DiskOutcome, Place, Reason};
 pub use self::trouble::{Trouble, TroubleKind};
 
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -159,6 +160,11 @@ pub trait Resource {
 
     /// Looks whether it is still as started, and repairs what can be repaired here.
     fn monitor<'a>(&'a self, context: &'a Context, deadline: Instant) -> Answer<'a>;
+
+    /// Goes by other settings of its kind from here on, started or not. False: it can't; it has to be made anew.
+    fn reconfigure(&self, _settings: &dyn Any) -> bool {
+        false
+    }
 
     /// What it is right now, found by looking, not by remembering.
     fn status<'a>(&'a self, deadline: Instant) -> Answer<'a, Status>;

@@ -54,6 +54,10 @@ impl Shard {
                     self.clients.set_address(address, here, &mut self.pool, &self.poller);
                     done.send(()).unwrap_or(());
                 }
+                Call::Reconfigure(settings, times) => {
+                    self.mirror.reconfigure(*settings);
+                    self.clients.set_times(times);
+                }
                 Call::Stop => self.inputs.push(Input::Stop),
             }
         }

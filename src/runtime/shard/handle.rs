@@ -95,6 +95,7 @@ pub(super) enum Call {
     Permit { until: Option<Moment> },
     Archived { number: u64, result: Result<(), String> },
     Address { address: IpAddr, here: bool, done: oneshot::Sender<()> },
+    Reconfigure(Box<Settings>, ClientTimes),
     Stop,
 }
 
@@ -241,6 +242,11 @@ impl ShardHandle {
         self.inbox.call(Call::Address { address, here, done });
         // A shard that has ended has no clients.
         let _ = is_done.await;
+    }
+
+    /// Goes by other settings from here on; see [`crate::logic::mirror::Mirror::reconfigure`] for what may change.
+    pub fn reconfigure(&self, settings: Settings, client_times: ClientTimes) {
+        self.inbox.call(Call::Reconfigure(Box::new(settings), client_times));
     }
 
     /// When the shard last made a turn, and when the link last carried something from the peer.

@@ -226,6 +226,12 @@ impl Resource for FloatingAddress {
         Box::pin(self.by(deadline, self.monitor_now()))
     }
 
+    fn reconfigure(&self, settings: &dyn std::any::Any) -> bool {
+        let Some(new) = settings.downcast_ref::<AddressConfig>() else { return false };
+        let same = AddressConfig { timers: self.shared.config.timers.clone(), ..new.clone() } == self.shared.config;
+        same && self.set_timers(new.timers.clone()).is_ok()
+    }
+
     fn status<'a>(&'a self, deadline: Instant) -> Answer<'a, Status> {
         Box::pin(self.by(deadline, self.status_now()))
     }

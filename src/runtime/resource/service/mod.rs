@@ -18,8 +18,11 @@ use self::systemd::Unit;
 use super::{Answer, Context, Events, Happened, Resource, Status, Trouble, What, program, span};
 use crate::io::process;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -92,15 +95,40 @@ impl ServiceConfig {
         }
     }
 
+    fn limits(&self) -> Limits {
+        Limits {
+            settle: self.settle,
+            look_interval: self.look_interval,
+            restarts_max: self.restarts_max,
+            restart_reset: self.restart_reset,
+            restart_pause: self.restart_pause,
+            beyond: self.beyond,
+        }
+    }
+
     /// A unit with every default.
     pub fn of_unit(name: &str, unit: &str) -> ServiceConfig {
         ServiceConfig { unit: Some(unit.into()), command: None, ..ServiceConfig::of_command(name, Vec::new()) }
     }
 }
 
+/// What may change while a service runs.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    settle: Duration,
+    look_interval: Duration,
+    restarts_max: u32,
+    restart_reset: Duration,
+    restart_pause: Duration,
+    beyond: Beyond,
+}
+
 /// A service of a group on this server.
 pub struct Service {
     config: ServiceConfig,
+    /// The configured one, until another one is set.
+    monitor: RefCell<Option<Vec<String>>>,
+    limits: Rc<Cell<Limits>>,
     kind: Kind,
 }
 
@@ -114,12 +142,13 @@ enum Kind {
 impl Service {
     /// A service that was not started yet; what happens to it is told to `events`.
     pub fn new(config: ServiceConfig, events: Events) -> Service {
+        let limits = Rc::new(Cell::new(config.limits()));
         let kind = match (&config.unit, &config.command) {
-            (Some(unit), None) => Kind::Unit(Unit::new(unit, &config, events)),
-            (None, Some(command)) => Kind::Own(Own::new(command, &config, events)),
+            (Some(unit), None) => Kind::Unit(Unit::new(unit, &config, limits.clone(), events)),
+            (None, Some(command)) => Kind::Own(Own::new(command, &config, limits.clone(), events)),
             _ => Kind::Unclear,
         };
-        Service { config, kind }
+        Service { monitor: RefCell::new(config.monitor.clone()), limits, config, kind }
     }
 
     fn unclear(&self) -> Trouble {
@@ -128,7 +157,8 @@ impl Service {
     }
 
     async fn check_now(&self, deadline: Instant) -> Result<(), Trouble> {
-        if let Some(command) = &self.config.monitor {
+        let monitor = self.monitor.borrow().clone();
+        if let Some(command) = &monitor {
             program::check_by(&format!("{} (monitor)", self.config.name), command, deadline).await?;
         }
         match &self.kind {
@@ -144,7 +174,8 @@ impl Service {
             Kind::Own(own) => own.monitor()?,
             Kind::Unclear => return Err(self.unclear()),
         }
-        let Some(command) = &self.config.monitor else { return Ok(()) };
+        let monitor = self.monitor.borrow().clone();
+        let Some(command) = &monitor else { return Ok(()) };
         let thing = format!("{} (monitor)", self.config.name);
         let what = program::program(command, &self.config.name, context, super::Verb::Monitor);
         // A mark of its own: a stop of the service must not end it, nor find it left over.
@@ -186,6 +217,14 @@ impl Resource for Service {
         Box::pin(self.monitor_now(context, deadline))
     }
 
+    fn reconfigure(&self, settings: &dyn Any) -> bool {
+        let same = |new: &&ServiceConfig| (&new.unit, &new.command) == (&self.config.unit, &self.config.command);
+        let Some(new) = settings.downcast_ref::<ServiceConfig>().filter(same) else { return false };
+        self.limits.set(new.limits());
+        self.monitor.replace(new.monitor.clone());
+        true
+    }
+
     fn status<'a>(&'a self, deadline: Instant) -> Answer<'a, Status> {
         Box::pin(async move {
             match &self.kind {
@@ -203,23 +242,18 @@ pub fn end_left_behind(context: &Context, resource: &str) -> usize {
 }
 
 /// Counts unwanted ends, and says what follows from each.
+#[derive(Default)]
 struct Restarts {
-    max: u32,
-    reset: Duration,
     ends: VecDeque<Instant>,
 }
 
 impl Restarts {
-    fn new(config: &ServiceConfig) -> Restarts {
-        Restarts { max: config.restarts_max, reset: config.restart_reset, ends: VecDeque::new() }
-    }
-
     /// Counts one more end. The number of this restart, or `None` when it was one too many.
-    fn next(&mut self, now: Instant) -> Option<u32> {
-        if self.ends.back().is_some_and(|last| now.duration_since(*last) >= self.reset) {
+    fn next(&mut self, now: Instant, limits: &Limits) -> Option<u32> {
+        if self.ends.back().is_some_and(|last| now.duration_since(*last) >= limits.restart_reset) {
             self.ends.clear();
         }
-        if self.ends.len() as u32 >= self.max {
+        if self.ends.len() as u32 >= limits.restarts_max {
             return None;
         }
         self.ends.push_back(now);
@@ -228,8 +262,8 @@ impl Restarts {
 }
 
 /// What is told when a service was restarted too often.
-fn beyond(config: &ServiceConfig, trouble: Trouble) -> Happened {
-    let what = match config.beyond {
+fn beyond(config: &ServiceConfig, beyond: Beyond, trouble: Trouble) -> Happened {
+    let what = match beyond {
         Beyond::Failover => What::Failed(trouble),
         Beyond::StopGroup => What::StopServing(trouble),
         Beyond::Alarm => What::Alarm(trouble.to_string()),
@@ -268,15 +302,15 @@ mod tests {
     #[test]
     fn restarts_are_counted_and_forgotten() {
         let config = ServiceConfig { restarts_max: 2, ..ServiceConfig::of_unit("web", "web.service") };
-        let mut restarts = Restarts::new(&config);
+        let (limits, mut restarts) = (config.limits(), Restarts::default());
         let now = Instant::now();
         let second = Duration::from_secs(1);
-        assert_eq!(restarts.next(now), Some(1));
-        assert_eq!(restarts.next(now + second), Some(2));
-        assert_eq!(restarts.next(now + second * 2), None);
-        assert_eq!(restarts.next(now + second + config.restart_reset), Some(1), "long enough without an end");
+        assert_eq!(restarts.next(now, &limits), Some(1));
+        assert_eq!(restarts.next(now + second, &limits), Some(2));
+        assert_eq!(restarts.next(now + second * 2, &limits), None);
+        assert_eq!(restarts.next(now + second + config.restart_reset, &limits), Some(1), "long enough without an end");
         let never = ServiceConfig { restarts_max: 0, ..config };
-        assert_eq!(Restarts::new(&never).next(now), None);
+        assert_eq!(Restarts::default().next(now, &never.limits()), None);
     }
 
     #[test]

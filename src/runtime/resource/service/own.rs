@@ -1,10 +1,10 @@
 //! A program that this daemon keeps running.
 
-use super::{Restarts, ServiceConfig, beyond};
+use super::{Limits, Restarts, ServiceConfig, beyond};
 use crate::io::process::{self, Program, Running};
 use crate::runtime::resource::program::{self, ending, said, unstarted};
 use crate::runtime::resource::{Context, Events, Happened, State, Status, Trouble, Verb, What, left};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -29,6 +29,7 @@ pub(super) struct Own {
 struct Shared {
     command: Vec<String>,
     config: ServiceConfig,
+    limits: Rc<Cell<Limits>>,
     events: Events,
     seen: RefCell<Seen>,
 }
@@ -49,9 +50,9 @@ struct Keeper {
 }
 
 impl Own {
-    pub(super) fn new(command: &[String], config: &ServiceConfig, events: Events) -> Own {
+    pub(super) fn new(command: &[String], config: &ServiceConfig, limits: Rc<Cell<Limits>>, events: Events) -> Own {
         let (command, config) = (command.to_vec(), config.clone());
-        let shared = Shared { command, config, events, seen: RefCell::new(Seen::Stopped) };
+        let shared = Shared { command, config, limits, events, seen: RefCell::new(Seen::Stopped) };
         Own { shared: Rc::new(shared), keeper: RefCell::new(None) }
     }
 
@@ -70,7 +71,7 @@ impl Own {
         let what = program::program(&shared.command, &shared.config.name, context, Verb::Start);
         shared.end_leftovers(&what, Instant::now() + VANISH_TIME_MAX).await?;
         let mut running = timeout_at(deadline, shared.spawn(&what, 0)).await.unwrap_or_else(|_| Err(shared.late()))?;
-        let settled = (Instant::now() + shared.config.settle).min(deadline);
+        let settled = (Instant::now() + shared.limits.get().settle).min(deadline);
         if let Ok(ended) = timeout_at(settled, running.wait()).await {
             *shared.seen.borrow_mut() = Seen::Stopped;
             let ended = ended.map_or_else(|error| error.to_string(), ending);
@@ -138,7 +139,7 @@ impl Shared {
 
     /// Keeps the program running until it is told to stop.
     async fn keep(self: Rc<Self>, what: Program, mut running: Running, mut stopped: oneshot::Receiver<Instant>) {
-        let mut restarts = Restarts::new(&self.config);
+        let mut restarts = Restarts::default();
         loop {
             let ended = tokio::select! {
                 ended = running.wait() => ended,
@@ -153,12 +154,12 @@ impl Shared {
             let mut reason = format!("it ended with {ended}{}", said(&running.output()));
             *self.seen.borrow_mut() = Seen::Restarting { reason: reason.clone() };
             running = loop {
-                let Some(count) = restarts.next(Instant::now()) else {
+                let Some(count) = restarts.next(Instant::now(), &self.limits.get()) else {
                     self.give_up(&reason);
                     return;
                 };
                 let again = async {
-                    sleep(self.config.restart_pause).await;
+                    sleep(self.limits.get().restart_pause).await;
                     // What the ended one forked would keep the new one from its port or its files.
                     self.end_leftovers(&what, Instant::now() + VANISH_TIME_MAX).await?;
                     self.spawn(&what, count).await
@@ -172,7 +173,7 @@ impl Shared {
                 };
                 match again {
                     Ok(running) => {
-                        let words = format!("{reason}; restarted, {count} of {}", self.config.restarts_max);
+                        let words = format!("{reason}; restarted, {count} of {}", self.limits.get().restarts_max);
                         self.tell(What::Repaired(words));
                         break running;
                     }
@@ -183,11 +184,11 @@ impl Shared {
     }
 
     fn give_up(&self, reason: &str) {
-        let reason = format!("{reason}; it was restarted {} times already", self.config.restarts_max);
+        let reason = format!("{reason}; it was restarted {} times already", self.limits.get().restarts_max);
         let next = "look at its own log, mend it, then start the group here again";
         let trouble = Trouble::transient(&self.config.name, reason, next);
         *self.seen.borrow_mut() = Seen::GivenUp(trouble.clone());
-        let _ = self.events.send(beyond(&self.config, trouble));
+        let _ = self.events.send(beyond(&self.config, self.limits.get().beyond, trouble));
     }
 
     fn tell(&self, what: What) {

@@ -1,10 +1,10 @@
 //! A systemd unit, through `systemctl`.
 
-use super::{Restarts, ServiceConfig, beyond};
+use super::{Limits, Restarts, ServiceConfig, beyond};
 use crate::io::process::{self, Program};
 use crate::runtime::resource::program::{said, unstarted};
 use crate::runtime::resource::{Events, Happened, State, Status, Trouble, What};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,6 +27,7 @@ pub(super) struct Unit {
 struct Shared {
     unit: String,
     config: ServiceConfig,
+    limits: Rc<Cell<Limits>>,
     events: Events,
 }
 
@@ -64,8 +65,8 @@ impl Shown {
 }
 
 impl Unit {
-    pub(super) fn new(unit: &str, config: &ServiceConfig, events: Events) -> Unit {
-        let shared = Shared { unit: unit.into(), config: config.clone(), events };
+    pub(super) fn new(unit: &str, config: &ServiceConfig, limits: Rc<Cell<Limits>>, events: Events) -> Unit {
+        let shared = Shared { unit: unit.into(), config: config.clone(), limits, events };
         Unit { shared: Rc::new(shared), watch: RefCell::new(None) }
     }
 
@@ -140,26 +141,27 @@ impl Unit {
 impl Shared {
     /// Restarts the unit when it ended by itself, up to the configured number of times.
     async fn keep(self: Rc<Self>) {
-        let mut restarts = Restarts::new(&self.config);
+        let mut restarts = Restarts::default();
         loop {
-            sleep(self.config.look_interval).await;
+            sleep(self.limits.get().look_interval).await;
             // What can't be asked now is asked again; the monitor tells if that lasts.
             let Ok(shown) = self.show(Instant::now() + SHOW_TIME_MAX).await else { continue };
             if !shown.is_down() {
                 continue;
             }
             let reason = format!("the unit {} is {}", self.unit, shown.words());
-            let Some(count) = restarts.next(Instant::now()) else {
-                let reason = format!("{reason}; it was restarted {} times already", self.config.restarts_max);
+            let Some(count) = restarts.next(Instant::now(), &self.limits.get()) else {
+                let reason = format!("{reason}; it was restarted {} times already", self.limits.get().restarts_max);
                 let next = format!("look at `journalctl -u {}`, mend it, then start the group here again", self.unit);
-                let _ = self.events.send(beyond(&self.config, Trouble::transient(&self.config.name, reason, next)));
+                let trouble = Trouble::transient(&self.config.name, reason, next);
+                let _ = self.events.send(beyond(&self.config, self.limits.get().beyond, trouble));
                 return;
             };
-            sleep(self.config.restart_pause).await;
+            sleep(self.limits.get().restart_pause).await;
             // Else systemd's own limit of starts would refuse ours.
             let _ = self.control("reset-failed", Instant::now() + SHOW_TIME_MAX).await;
             if self.control("start", Instant::now() + RESTART_TIME_MAX).await.is_ok() {
-                let words = format!("{reason}; restarted, {count} of {}", self.config.restarts_max);
+                let words = format!("{reason}; restarted, {count} of {}", self.limits.get().restarts_max);
                 let what = What::Repaired(words);
                 let _ = self.events.send(Happened { resource: self.config.name.clone(), what });
             }

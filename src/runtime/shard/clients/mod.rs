@@ -121,6 +121,11 @@ impl Clients {
         })
     }
 
+    /// Waits for clients by other times from here on; the keepalive is that of new connections.
+    pub fn set_times(&mut self, times: ClientTimes) {
+        self.times = times;
+    }
+
     /// Serves a client that is connected already. When there are too many, the one that has been negotiating for the
     /// longest time gives way; turned away when all of them use the volume.
     pub fn adopt(&mut self, stream: NbdStream, now: Moment, pool: &mut Pool, poller: &Poller) -> io::Result<()> {
