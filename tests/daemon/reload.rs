@@ -37,7 +37,7 @@ fn what_can_change_in_running_daemons_changes_and_the_rest_is_said() {
                 .then_some(group)
         })
     };
-    owner(&mut pair, ALPHA);
+    let epoch = owner(&mut pair, ALPHA)["epoch"].as_u64().unwrap();
     pair.wait_in_sync(ALPHA);
     assert!(pair.done(ALPHA, &["reload"]).contains("the configuration is unchanged"));
 
@@ -79,5 +79,51 @@ fn what_can_change_in_running_daemons_changes_and_the_rest_is_said() {
     owner(&mut pair, BETA);
     let text = std::fs::read_to_string(pair.path("told")).unwrap();
     assert!(text.ends_with("new stop\nnew start\n"), "{text}");
-    assert_eq!(group(&pair, BETA)["epoch"], 2, "no other change of role came of it");
+    assert_eq!(group(&pair, BETA)["epoch"], epoch + 1, "no other change of role came of it");
+}
+
+#[test]
+fn what_differs_between_the_servers_is_named_on_both() {
+    let mut pair = Pair::initialised("", "64MiB");
+    std::fs::create_dir(pair.path("arbiter")).unwrap();
+    pair.configure("", &sections(&pair, "", "same", ""));
+    pair.start(ALPHA);
+    pair.fails(ALPHA, &["check", "--peer"], 4, "beta");
+    pair.start(BETA);
+    assert!(pair.done(ALPHA, &["check", "--peer"]).contains("the same settings, version"));
+
+    // Beta gets a file of its own.
+    let text = std::fs::read_to_string(pair.path("pair.toml")).unwrap();
+    let other = text.replace("disk = \"alpha.img\"", "disk = \"elsewhere.img\"").replace("\"1000\"", "\"2000\"");
+    let other = other.replace("name = \"sleeper\"", "name = \"sleeper\"\nrestarts_max = 9");
+    pair.file("beta.toml", &format!("# a comment is no difference\n{other}"));
+    pair.stop(BETA);
+    pair.start(BETA);
+    let node = |node: usize, there: &str, values: [&str; 3]| {
+        let ran = pair.verb(node, &["check", "--peer"]);
+        assert_eq!(ran.code, 7, "{}{}", ran.out, ran.err);
+        let [disk, command, restarts] = values;
+        for words in [
+            format!("volume vol0 on alpha: disk {disk}"),
+            format!("group db: service sleeper: command /bin/sleep, {command} on {there}"),
+            format!("group db: service sleeper: restarts_max {restarts} on {there}"),
+        ] {
+            assert!(ran.out.contains(&words), "{words}: {}", ran.out);
+        }
+        assert_eq!(ran.out.lines().count(), 4, "{}", ran.out);
+    };
+    node(ALPHA, "beta", ["alpha.img here", "1000 here, /bin/sleep, 2000", "3 here, 9"]);
+    node(BETA, "alpha", ["elsewhere.img here", "2000 here, /bin/sleep, 1000", "9 here, 3"]);
+    pair.wait("the difference in the group's status", |pair| {
+        let status = pair.done(ALPHA, &["group", "status"]);
+        status.contains("group db: service sleeper: restarts_max 3 here, 9 on beta").then_some(())
+    });
+
+    // A reload brings what can be brought; the rest is still named.
+    pair.file("beta.toml", &text);
+    assert!(pair.done(BETA, &["reload"]).contains("needs a restart of the daemon on beta: volume vol0 on alpha: disk"));
+    let ran = pair.verb(ALPHA, &["check", "--peer"]);
+    assert!(!ran.out.contains("restarts_max") && ran.out.contains("disk"), "{}", ran.out);
+    assert!(pair.verb(BETA, &["check", "--peer"]).out.contains("only used after a restart"));
+    std::fs::remove_file(pair.path("beta.toml")).unwrap();
 }

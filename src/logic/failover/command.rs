@@ -252,7 +252,7 @@ impl Failover {
                 refuse("version", reason, "Bring both to the same version.")
             }
             () if peer.config != self.settings.config => {
-                let next = "Compare them with `config check --peer`, which names the differences.";
+                let next = "Compare them with `twinblock check --peer`, which names the differences.";
                 refuse("config", "The configurations of the two servers differ.".into(), next)
             }
             () if !self.mirror.in_sync => refuse(

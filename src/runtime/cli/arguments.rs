@@ -34,6 +34,9 @@ pub enum Verb {
         /// Print every setting with kind, default, bounds and meaning, as markdown.
         #[arg(long)]
         reference: bool,
+        /// Have the running daemons compare their settings and versions, and name what differs.
+        #[arg(long, conflicts_with = "reference")]
+        peer: bool,
     },
     /// Run the daemon of this node, in the foreground.
     Run {

@@ -20,7 +20,7 @@ pub enum Exit {
     TimedOut = 5,
     /// It was not confirmed; nothing was changed.
     NotConfirmed = 6,
-    /// `verify --wait` found differences that are still there.
+    /// `verify --wait` found differences that are still there, or `check --peer` settings that differ.
     Differs = 7,
 }
 
@@ -40,7 +40,7 @@ Exit codes:
   4  the daemon of this node could not be reached
   5  it did not end in the time given
   6  not confirmed: nothing was changed
-  7  verify --wait found differences that were not repaired";
+  7  verify --wait found differences that were not repaired, or check --peer differing settings";
 
 /// Why a command ends otherwise than done: a message for people, and the code.
 #[derive(Debug)]

@@ -46,11 +46,12 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
     let file = || load(arguments, Depth::File);
     let yes = arguments.yes;
     match &arguments.verb {
-        Verb::Check { reference: true } => {
+        Verb::Check { peer: true, .. } => configuration::compare(&file()?),
+        Verb::Check { reference: true, .. } => {
             say!("{}", config::reference::markdown().trim_end());
             Ok(Exit::Done)
         }
-        Verb::Check { reference: false } => check(&load(arguments, Depth::Secret)?),
+        Verb::Check { reference: false, .. } => check(&load(arguments, Depth::Secret)?),
         Verb::Run { log, die_with_parent } => {
             let options = RunOptions { log: log.clone(), die_with_parent: *die_with_parent };
             daemon::run(load(arguments, Depth::Secret)?, &options)

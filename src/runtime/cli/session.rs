@@ -5,6 +5,7 @@ use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::runtime::config::{Config, VolumeConfig};
 use crate::runtime::control::client::{Client, ClientError};
 use crate::runtime::control::message::{Answer, Ask, NodeStatus, VolumeStatus};
+use crate::runtime::daemon::Compared;
 
 /// A connection to the daemon of this node.
 pub struct Session<'c> {
@@ -61,6 +62,17 @@ impl<'c> Session<'c> {
     pub fn groups(&mut self) -> Result<serde_json::Value, Failure> {
         match self.ask(Ask::Groups)? {
             Answer::Groups { groups } => Ok(groups),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How the settings differ from the peer's.
+    pub fn compared(&mut self) -> Result<Compared, Failure> {
+        match self.ask(Ask::Compare)? {
+            Answer::Compared { compared } => serde_json::from_value(compared).map_err(|error| {
+                let words = format!("the daemon's answer can't be read ({error}); use the twinblock of its release");
+                Failure::new(Exit::Failed, words)
+            }),
             other => Err(unexpected(&other)),
         }
     }

@@ -61,6 +61,8 @@ pub enum Ask {
     },
     /// Read the configuration again. Answered with [`Answer::Outcome`].
     Reload,
+    /// Compare the settings with the peer's now. Answered with [`Answer::Compared`].
+    Compare,
     /// The state of every group. Answered with [`Answer::Groups`].
     Groups,
     /// A command for a failover group.
@@ -132,6 +134,11 @@ pub enum Answer {
     Explained {
         /// It.
         explanation: serde_json::Value,
+    },
+    /// To [`Ask::Compare`]: a [`crate::runtime::daemon::Compared`] as JSON, which newer daemons may extend.
+    Compared {
+        /// What is known.
+        compared: serde_json::Value,
     },
     /// How a command ended.
     Outcome {

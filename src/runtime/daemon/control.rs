@@ -1,7 +1,7 @@
 //! What the control socket is asked, answered by the volumes.
 
 use super::events::ANSWER_TIME_MAX;
-use super::{Daemon, reload, remembered, replace, volume::Volume};
+use super::{Daemon, compare, reload, remembered, replace, volume::Volume};
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::NodeId;
 use crate::base::state::LinkState;
@@ -24,6 +24,7 @@ pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
             Err(refusal) => Err(refusal),
         },
         Ask::Reload => reload::reload(daemon),
+        Ask::Compare => return Answer::Compared { compared: as_json(&compare::look(daemon).await) },
         Ask::Groups => return Answer::Groups { groups: groups(daemon).await },
         Ask::Explain { group } => match known_group(daemon, &group) {
             Ok(groups) => match groups.explain(&group).await {
@@ -124,7 +125,9 @@ async fn groups(daemon: &Daemon) -> serde_json::Value {
     let mut list = Vec::new();
     if let Some(groups) = &daemon.groups {
         for group in &daemon.config.groups {
-            list.extend(groups.status(&group.name).await.map(|status| as_json(&status)));
+            let Some(mut status) = groups.status(&group.name).await else { continue };
+            status.notices.extend(compare::notices(daemon));
+            list.push(as_json(&status));
         }
     }
     serde_json::Value::Array(list)

@@ -220,7 +220,8 @@ fn settings(config: &Config, group: &GroupConfig) -> Settings {
     }
 }
 
-fn version() -> [u16; 3] {
+/// Version of this software.
+pub fn version() -> [u16; 3] {
     let number = |text: &str| text.parse().expect("the package's version is three numbers");
     [
         number(env!("CARGO_PKG_VERSION_MAJOR")),

@@ -20,11 +20,13 @@ mod volume;
 
 mod groups;
 
+mod compare;
 mod control;
 mod events;
 mod reload;
 mod replace;
 
+pub use self::compare::{Compared, Comparison};
 use self::instance::Instance;
 use self::volume::Volume;
 pub use self::volume::spec as disk_spec;
@@ -58,6 +60,8 @@ pub struct Daemon {
     running: RefCell<Rc<Config>>,
     /// What the file has had since the last reload and only a restart brings.
     waiting: RefCell<Vec<Difference>>,
+    /// How the peer's configuration differs.
+    pub comparison: Comparison,
     /// The log's filter is the command line's.
     log_is_fixed: bool,
     /// In the order of the configuration.
@@ -111,8 +115,19 @@ async fn run_on_runtime(config: Config, log_is_fixed: bool) -> Result<Exit, Fail
     let seed = volume::random().map_err(|error| Failure::new(Exit::Failed, error))?;
     let groups = groups::start(&config, &volumes, identity, seed)?;
     let (running, waiting) = (RefCell::new(Rc::new(config.clone())), RefCell::default());
-    let daemon = Rc::new(Daemon { config, running, waiting, log_is_fixed, volumes, local, groups });
+    let daemon = Rc::new(Daemon {
+        config,
+        running,
+        waiting,
+        comparison: Comparison::default(),
+        log_is_fixed,
+        volumes,
+        local,
+        groups,
+    });
+    compare::answer_peer(&daemon, &daemon.local);
     serve_peer(&daemon, bound.peer);
+    tokio::task::spawn_local(compare::keep_comparing(daemon.clone()));
     serve_control(&daemon, bound.control);
     say!(
         "twinblock: node {} of cluster {} is ready, {}",

@@ -55,6 +55,7 @@ pub fn apply(daemon: &Daemon, mut config: Config) {
         }
     }
     daemon.running.replace(config);
+    daemon.comparison.look_again();
 }
 
 fn words(changed: &[Difference], waiting: &[Difference], node: &str, log_is_fixed: bool) -> String {

@@ -10,6 +10,7 @@ use crate::wire::hello::{
     Verdict,
 };
 use crate::wire::message::PROTOCOL_VERSION;
+use snow::TransportState;
 use std::fmt;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -36,6 +37,8 @@ pub struct Authenticated {
     pub session: SessionId,
     /// What the peer told of itself.
     pub peer: Hello,
+    /// The keys for what follows, where it is encrypted; the confirmation was the first message.
+    pub transport: TransportState,
 }
 
 /// Why a connection did not become a session.
@@ -128,7 +131,7 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     let mut confirmation = Vec::new();
     push_message(&mut confirmation, |buffer| transport.write_message(&[], buffer));
     stream.write_all(&confirmation).await?;
-    Ok(Authenticated { session, peer })
+    Ok(Authenticated { session, peer, transport })
 }
 
 /// Accepts: takes a hello, has it judged, and answers with this side's hello or the refusal.
@@ -175,7 +178,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     if !confirmation.is_empty() {
         return Err(AuthError::Foreign);
     }
-    Ok(Authenticated { session, peer })
+    Ok(Authenticated { session, peer, transport })
 }
 
 /// Sends the last word of a refused connection. What the other side still sends is read and thrown away until it

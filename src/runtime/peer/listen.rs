@@ -1,8 +1,9 @@
 //! The accepting side: one listener per mirror address, a bounded number of handshakes, each of bounded time.
 
-use super::auth::{self, AuthError};
-use super::{Links, Local, VolumeLink, dial};
+use super::auth::{self, AuthError, Authenticated};
+use super::{Links, Local, VolumeLink, aside, dial};
 use crate::runtime::config::NodeConfig;
+use crate::wire::aside::ASIDE;
 use crate::wire::hello::{Encryption, Hello, Refused};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::cell::Cell;
@@ -140,7 +141,7 @@ pub async fn serve(listener: TcpListener, local: Rc<Local>, links: Links, places
     }
 }
 
-async fn handshake(local: &Local, links: &Links, rare: &RareLog, mut stream: TcpStream, from: SocketAddr) {
+async fn handshake(local: &Rc<Local>, links: &Links, rare: &RareLog, mut stream: TcpStream, from: SocketAddr) {
     let mut named: Option<Rc<VolumeLink>> = None;
     let handshake = auth::accept(&mut stream, &local.credentials, |hello| {
         named = links.iter().find(|link| link.name == hello.volume).cloned();
@@ -152,7 +153,9 @@ async fn handshake(local: &Local, links: &Links, rare: &RareLog, mut stream: Tcp
     };
     match (result, named) {
         (Ok(authenticated), Some(link)) => dial::hand_over(local, &link, stream, &authenticated, from),
-        (Ok(_), None) => unreachable!("a hello for no volume is refused"),
+        (Ok(authenticated), None) => {
+            tokio::task::spawn_local(serve_aside(local.clone(), stream, authenticated, from));
+        }
         (Err(AuthError::Probe), _) => tracing::debug!("{from} looked whether this daemon listens"),
         (Err(error), Some(link)) if link.wanted.get() => link.set_trouble(format!("connection from {from}: {error}")),
         (Err(error), _) => {
@@ -165,10 +168,21 @@ async fn handshake(local: &Local, links: &Links, rare: &RareLog, mut stream: Tcp
     }
 }
 
+/// Answers a question of the peer; its place among those that authenticate is free again.
+async fn serve_aside(local: Rc<Local>, stream: TcpStream, authenticated: Authenticated, from: SocketAddr) {
+    match aside::serve(&local, stream, authenticated).await {
+        Ok(()) => tracing::debug!("{from} asked something, and was answered"),
+        Err(reason) => tracing::warn!("what {from} asked was not answered: {reason}"),
+    }
+}
+
 /// Whether the sender of a hello gets a session, and what we tell of ourselves.
 fn judge(local: &Local, link: Option<&VolumeLink>, hello: &Hello) -> Result<Hello, Refused> {
     let refused = |code: &str, reason: String| Err(Refused { code: code.into(), reason });
     local.judge(hello)?;
+    if hello.volume == ASIDE {
+        return Ok(aside::hello(local));
+    }
     let Some(link) = link else {
         let reason = format!(
             "{} has no volume \"{}\"; use the same configuration on both servers, and restart the daemon whose file \

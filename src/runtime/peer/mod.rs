@@ -7,12 +7,14 @@
 //! |---|---|
 //! | [`auth`] | the authenticated handshake on one connection |
 //! | [`backoff`] | how long to wait before the next try |
+//! | [`aside`] | questions beside the replication, on connections of their own |
 //! | [`dial`] | the loop that keeps one volume connected; the probe |
 //! | [`listen`] | listeners, bounded handshakes, hand-over |
 
 pub mod auth;
 pub mod backoff;
 
+pub mod aside;
 pub mod dial;
 pub mod listen;
 
@@ -25,7 +27,7 @@ use crate::runtime::config::Config;
 use crate::runtime::config::settings::DaemonSettings;
 use crate::wire::hello::{Encryption, Hello, Preamble, Refused};
 use crate::wire::message::PROTOCOL_VERSION;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::sync::Notify;
@@ -129,6 +131,10 @@ pub struct Local {
     pub credentials: Credentials,
     /// Timers and bounds.
     pub settings: RefCell<Rc<DaemonSettings>>,
+    /// Answers the peer's questions, once the daemon can.
+    pub asides: OnceCell<aside::Asides>,
+    /// The peer came with a configuration it did not have before.
+    pub other_config: Notify,
 }
 
 impl Local {
@@ -145,6 +151,8 @@ impl Local {
                 secret: config.secret.clone().expect("the daemon loads its configuration with the secret"),
             },
             settings: RefCell::new(Rc::new(config.daemon.clone())),
+            asides: OnceCell::new(),
+            other_config: Notify::new(),
         }
     }
 
@@ -212,15 +220,12 @@ impl Local {
         Ok(())
     }
 
-    /// Says when the peer runs with another configuration; it is allowed while a change is being rolled out.
+    /// Sees to it that a peer with another configuration is asked for it; it is allowed while a change is rolled out.
     fn compare_configurations(&self, link: &VolumeLink, peer: &Hello) {
         let seen = link.peer_config.replace(Some(peer.config_digest));
         if peer.config_digest != self.config_digest.get() && seen != Some(peer.config_digest) {
-            tracing::warn!(
-                volume = %link.name,
-                "the configuration of {} differs from this one; use the same file on both servers",
-                self.peer_name()
-            );
+            // It is asked for them; what differs is told by name then.
+            self.other_config.notify_one();
         }
     }
 }

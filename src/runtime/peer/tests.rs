@@ -41,6 +41,8 @@ fn local(node: u8, peer: Vec<SocketAddr>) -> Local {
             refused_retry_max: Duration::from_millis(50),
             ..DaemonSettings::default()
         })),
+        asides: OnceCell::new(),
+        other_config: Notify::new(),
     }
 }
 

@@ -1,0 +1,208 @@
+//! Do both servers run with the same settings and the same software? Each asks the other for its settings whenever one of
+//! them may have changed, and says by name what differs.
+
+use super::Daemon;
+use crate::runtime::config::Config;
+use crate::runtime::config::form::{Difference, Form};
+use crate::runtime::peer::{Local, aside};
+use crate::wire::aside::{Answer, FORM_BYTES_MAX, Question};
+use serde::{Deserialize, Serialize};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// Time between two questions while the peer differs or does not answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The same while all is well; a change is told without being asked.
+const LOOK_NOW_AND_THEN: Duration = Duration::from_secs(300);
+/// Differences that are kept and told; beyond it only their number is.
+const DIFFERENCES_MAX: usize = 100;
+
+/// Differences told among the notices of a group; `check --peer` tells all.
+const NOTICES_MAX: usize = 5;
+
+/// What is known of the peer's settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Name of the peer.
+    pub peer: String,
+    /// Its version; `None` while it was never asked with success.
+    pub version: Option<String>,
+    /// Version of this daemon.
+    pub own_version: String,
+    /// What differs: this node's value is `here`, the peer's `there`.
+    pub differences: Vec<Difference>,
+    /// Differences beyond these.
+    pub more: usize,
+    /// Why the peer could not be asked the last time.
+    pub trouble: Option<String>,
+    /// Digest of the settings of this daemon.
+    pub digest: String,
+    /// What this node's file has and only a restart brings; each a sentence.
+    pub waiting: Vec<String>,
+}
+
+impl Compared {
+    /// Every difference as a sentence.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut list: Vec<String> = self.differences.iter().map(|one| one.between(&self.peer)).collect();
+        if self.more > 0 {
+            list.push(format!("and {} more differences", self.more));
+        }
+        list
+    }
+}
+
+/// The comparison of this daemon with its peer.
+#[derive(Default)]
+pub struct Comparison {
+    compared: RefCell<Compared>,
+    /// Digest of the peer, as last heard.
+    peer_digest: Cell<Option<u64>>,
+    wake: Notify,
+}
+
+impl Comparison {
+    /// One of both configurations may have changed.
+    pub fn look_again(&self) {
+        self.wake.notify_one();
+    }
+
+    /// What differs, as last seen.
+    pub fn differences(&self) -> Vec<Difference> {
+        self.compared.borrow().differences.clone()
+    }
+
+    /// Everything that is known.
+    pub fn compared(&self) -> Compared {
+        self.compared.borrow().clone()
+    }
+}
+
+/// Keeps comparing for as long as the daemon runs.
+pub async fn keep_comparing(daemon: Rc<Daemon>) {
+    loop {
+        look(&daemon).await;
+        let compared = daemon.comparison.compared();
+        let well = compared.trouble.is_none() && compared.differences.is_empty();
+        let pause = if well { LOOK_NOW_AND_THEN } else { LOOK_AGAIN };
+        let wake = async {
+            tokio::select! {
+                () = daemon.comparison.wake.notified() => {}
+                () = daemon.local.other_config.notified() => {}
+            }
+        };
+        // Either is a reason to look again.
+        let _ = timeout(pause, wake).await;
+    }
+}
+
+/// Asks the peer now. What is known then.
+pub async fn look(daemon: &Daemon) -> Compared {
+    let config = daemon.running();
+    let question = Question::Config { digest: config.digest };
+    let answer = aside::ask(&daemon.local, &question, &[]).await;
+    let judged = answer.and_then(|(answer, body)| judge(&config, answer, body));
+    let mut compared = Compared {
+        peer: config.peer_node().name.clone(),
+        own_version: env!("CARGO_PKG_VERSION").into(),
+        digest: format!("{:016x}", config.digest),
+        ..daemon.comparison.compared()
+    };
+    compared.waiting = daemon.waiting.borrow().iter().map(ToString::to_string).collect();
+    match judged {
+        Ok((version, digest, mut differences)) => {
+            daemon.comparison.peer_digest.set(Some(digest));
+            compared.version = Some(version);
+            compared.trouble = None;
+            compared.more = differences.len().saturating_sub(DIFFERENCES_MAX);
+            differences.truncate(DIFFERENCES_MAX);
+            compared.differences = differences;
+        }
+        Err(reason) => compared.trouble = Some(reason),
+    }
+    tell(&daemon.comparison.compared.replace(compared.clone()), &compared);
+    compared
+}
+
+/// What the peer's answer says: its version, its digest, and what differs.
+fn judge(config: &Config, answer: Answer, body: Vec<u8>) -> Result<(String, u64, Vec<Difference>), String> {
+    let Answer::Config { version, digest, .. } = answer else { return Err("the peer answered something else".into()) };
+    let version = version.map(|number| number.to_string()).join(".");
+    if digest == config.digest {
+        return Ok((version, digest, Vec::new()));
+    }
+    let form: Form =
+        serde_json::from_slice(&body).map_err(|error| format!("the peer's settings can't be read: {error}"))?;
+    Ok((version, digest, config.form().differences(&form)))
+}
+
+/// Logs what is new.
+fn tell(before: &Compared, now: &Compared) {
+    for difference in now.differences.iter().filter(|one| !before.differences.contains(one)) {
+        tracing::warn!("the configurations differ: {}", difference.between(&now.peer));
+    }
+    if now.more > before.more {
+        tracing::warn!("the configurations differ in {} more settings", now.more);
+    }
+    if now.differences.is_empty() && !before.differences.is_empty() {
+        tracing::info!("the configuration of {} is the same as this node's", now.peer);
+    }
+    if let Some(version) = now.version.as_ref().filter(|version| **version != now.own_version)
+        && before.version != now.version
+    {
+        tracing::warn!("{} runs version {version}, this node {}: install the same release", now.peer, now.own_version);
+    }
+}
+
+/// What an operator who looks at a group should know of it.
+pub fn notices(daemon: &Daemon) -> Vec<String> {
+    let compared = daemon.comparison.compared();
+    let mut list: Vec<String> = compared.sentences().into_iter().take(NOTICES_MAX).collect();
+    if let Some(version) = compared.version.filter(|version| *version != compared.own_version) {
+        list.push(format!("{} runs version {version}, this node {}", compared.peer, compared.own_version));
+    }
+    list.iter_mut().for_each(|words| words.insert_str(0, "not the same on both servers: "));
+    list
+}
+
+/// What the peer is told when it asks.
+pub fn answer(daemon: &Daemon, digest: u64) -> (Answer, Vec<u8>) {
+    let config = daemon.running();
+    if daemon.comparison.peer_digest.get() != Some(digest) {
+        daemon.comparison.look_again();
+    }
+    let body = match digest == config.digest {
+        true => Vec::new(),
+        false => serde_json::to_vec(&config.form()).expect("texts can be written as JSON"),
+    };
+    if body.len() > FORM_BYTES_MAX {
+        return (Answer::Refused("the configuration is too long to be compared".into()), Vec::new());
+    }
+    (Answer::Config { version: super::groups::version(), digest: config.digest, bytes: body.len() as u32 }, body)
+}
+
+/// Answers whatever the peer asks beside the replication.
+pub fn answer_peer(daemon: &Rc<Daemon>, local: &Local) {
+    let daemon = Rc::downgrade(daemon);
+    let asides = aside::Asides::new(Box::new(move |question, body| {
+        let daemon = daemon.upgrade();
+        Box::pin(async move {
+            let Some(daemon) = daemon else { return (Answer::Refused("the daemon ends".into()), Vec::new()) };
+            match question {
+                Question::Config { digest } => answer(&daemon, digest),
+                Question::Files { group, resource, .. } => {
+                    (keep_files(&daemon, &group, &resource, body).await, Vec::new())
+                }
+            }
+        })
+    }));
+    let _ = local.asides.set(asides);
+}
+
+async fn keep_files(daemon: &Daemon, group: &str, resource: &str, _bundle: Vec<u8>) -> Answer {
+    let node = &daemon.config.this_node().name;
+    Answer::Refused(format!("{node} has no files {resource} in a group {group}"))
+}
