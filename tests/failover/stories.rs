@@ -126,6 +126,44 @@ fn a_stopped_group_is_started_nowhere() {
 }
 
 #[test]
+fn a_group_is_stopped_and_started_from_either_node() {
+    let mut story = pair(FailoverMode::Arbiter);
+    story.ask(BETA, Verb::StopGroup).unwrap();
+    story.pass(seconds(2));
+    assert_eq!(story.world.nodes[ALPHA].running, [false; 3], "it stops where it runs");
+    assert_eq!(story.shown(BETA), (NodeState::Idle, Reason::AdminRequest));
+    story.ask(BETA, Verb::Start { force: false }).unwrap();
+    story.settled_at(ALPHA);
+    story.world.crash(ALPHA, true);
+    story.acknowledges(BETA, seconds(3));
+}
+
+#[test]
+fn a_stop_ordered_while_the_owner_could_not_hear_it_is_carried_out_later() {
+    let mut story = pair(FailoverMode::Arbiter);
+    story.isolate();
+    story.acknowledges(ALPHA, seconds(5));
+    story.ask(BETA, Verb::StopGroup).unwrap();
+    story.pass(seconds(1));
+    story.serves(ALPHA);
+    story.reunite();
+    story.wait(seconds(10), "stopped", |world| world.nodes[ALPHA].running == [false; 3]);
+    story.no_acknowledgement(seconds(10));
+    story.ask(ALPHA, Verb::Start { force: false }).unwrap();
+    story.settled_at(ALPHA);
+}
+
+#[test]
+fn a_group_that_is_being_stopped_does_not_run_already() {
+    let mut story = pair(FailoverMode::Arbiter);
+    story.world.step_hangs[ALPHA] = Some((1, StepVerb::Stop));
+    let stop = story.world.command(ALPHA, Verb::StopGroup);
+    story.pass(ms(100));
+    assert_eq!(story.ask(ALPHA, Verb::Start { force: false }), Err("busy".into()), "it is not taken for running");
+    story.wait(seconds(60), "given up", |world| world.outcomes.iter().any(|(_, answered, _)| *answered == stop));
+}
+
+#[test]
 fn a_disabled_group_changes_nothing_by_itself() {
     let mut story = pair(FailoverMode::Arbiter);
     story.ask(BETA, Verb::Disable).unwrap();

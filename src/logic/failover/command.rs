@@ -91,11 +91,18 @@ impl Failover {
     }
 
     fn start(&mut self, id: CommandId, force: bool, out: &mut Vec<Effect>) {
-        if self.state.owns() {
+        // One that is on its way down does not run, whatever else is still up.
+        let leaving = matches!(self.state.phase, Phase::Leaving { .. });
+        if self.state.owns() && !leaving && !self.memory.wish.stopped {
             return self.done(id, "it runs here already", out);
         }
         if let Some(refusal) = self.busy() {
             return self.refuse(id, refusal, out);
+        }
+        if self.state.owns() {
+            // A stop from the other node has just been heard, and is not begun.
+            self.wish(|wish| wish.stopped = false);
+            return self.done(id, "it goes on running here", out);
         }
         let peer = self.name(self.settings.node.peer()).to_string();
         if self.hears_peer() && self.peer.is_some_and(|peer| peer.role.claims()) {

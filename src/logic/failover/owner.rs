@@ -28,9 +28,20 @@ impl Failover {
     pub(super) fn owner_duties(&mut self, out: &mut Vec<Effect>) {
         self.stay_owner_duties(out);
         if self.state.phase == Phase::Owner {
+            self.obey_stop(out);
+        }
+        if self.state.phase == Phase::Owner {
             self.stuck(out);
             self.breakage(out);
             self.fall_back(out);
+        }
+    }
+
+    /// A stop that was ordered at the other node, perhaps while this one could not hear it, or was on its way to owner.
+    fn obey_stop(&mut self, out: &mut Vec<Effect>) {
+        let idle = self.state.door.is_none() && self.job.is_none() && self.now >= self.retry_at;
+        if self.memory.wish.stopped && idle && self.state.failed != Some(Reason::StopFailed) {
+            self.stop_group(Reason::AdminRequest, "stopped-by-operator", out);
         }
     }
 
