@@ -145,6 +145,14 @@ pub enum Verb {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// The demo's counting service.
+    #[command(hide = true)]
+    DemoService {
+        /// Where it finds the volume it keeps its counter on, as `ADDRESS:PORT/EXPORT`.
+        volume: String,
+        /// Where it answers.
+        listen: std::net::SocketAddr,
+    },
     /// Measure how fast this machine mirrors, with two daemons on it and fio, beside qemu-storage-daemon if installed.
     Bench(Bench),
     /// List what differs or may differ between the servers, as offset and length in bytes.

@@ -58,6 +58,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         }
         Verb::Bench(options) => bench::bench(&options.resolved()),
         Verb::Demo { dir } => demo::demo(dir.clone()),
+        Verb::DemoService { volume, listen } => demo::counter::serve(volume, *listen),
         Verb::InitDisk(options) => init::init_disk(&file()?, options, yes),
         Verb::Status { json, watch } => status::status(&file()?, *json, *watch),
         Verb::Dirty { volume, json } => verbs::dirty(&file()?, volume, *json),

@@ -28,6 +28,7 @@ mod replace;
 
 pub use self::compare::{Compared, Comparison};
 use self::instance::Instance;
+pub use self::instance::die_with_parent;
 use self::volume::Volume;
 pub use self::volume::spec as disk_spec;
 use crate::base::ids::{BootId, Incarnation};

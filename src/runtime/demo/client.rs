@@ -140,7 +140,8 @@ impl Running {
     }
 }
 
-fn step(
+/// One request: three writes for one read that is checked. The outer error is the connection's, the inner one the data's.
+pub(super) fn step(
     client: &mut NbdClient,
     ledger: &mut Ledger,
     dice: &mut Dice,

@@ -1,6 +1,7 @@
 //! Two servers on one machine: a directory, a configuration, two daemons as child processes of this binary.
 
 use super::ward::{Member, Ward};
+use crate::io::namespace::Namespace;
 use crate::runtime::cli::exit::{Exit, Failure};
 use std::fs::File;
 use std::io::Write;
@@ -30,6 +31,8 @@ pub struct Pair {
     pub folder: PathBuf,
     /// Where each server serves the volume.
     pub nbd: [SocketAddr; 2],
+    /// Where the daemons run; outside of any namespace where there is none.
+    spaces: [Option<Arc<Namespace>>; 2],
     ward: Ward,
     daemons: Arc<Mutex<[Option<Member>; 2]>>,
 }
@@ -37,6 +40,22 @@ pub struct Pair {
 impl Pair {
     /// Makes the directory with secret and configuration. Nothing runs yet. `purpose` names the directory.
     pub fn new(parent: &Path, purpose: &str, ward: &Ward) -> Result<Pair, Failure> {
+        let ports = free_ports().map_err(cannot_run)?;
+        let nbd = [2, 3].map(|index| SocketAddr::from(([127, 0, 0, 1], ports[index])));
+        let pair = Pair::placed(parent, purpose, ward, nbd, [None, None])?;
+        pair.configure(&on_loopback(ports))?;
+        Ok(pair)
+    }
+
+    /// Makes the directory with the secret, for daemons in namespaces; [`Pair::configure`] comes next. `nbd` is where clients
+    /// find the volume.
+    pub fn placed(
+        parent: &Path,
+        purpose: &str,
+        ward: &Ward,
+        nbd: [SocketAddr; 2],
+        spaces: [Option<Arc<Namespace>>; 2],
+    ) -> Result<Pair, Failure> {
         let folder = parent.join(format!("twinblock-{purpose}-{}", std::process::id()));
         let failed = |error: std::io::Error| {
             let message =
@@ -44,33 +63,21 @@ impl Pair {
             Failure::new(Exit::Failed, message)
         };
         ward.make_folder(&folder).map_err(failed)?;
-        let nbd = Pair::fill(&folder).map_err(failed)?;
-        Ok(Pair { folder, nbd, ward: ward.clone(), daemons: Arc::default() })
+        Pair::write_secret(&folder).map_err(failed)?;
+        Ok(Pair { folder, nbd, spaces, ward: ward.clone(), daemons: Arc::default() })
     }
 
-    fn fill(folder: &Path) -> std::io::Result<[SocketAddr; 2]> {
+    /// Writes the configuration.
+    pub fn configure(&self, text: &str) -> Result<(), Failure> {
+        std::fs::write(self.folder.join("pair.toml"), text).map_err(cannot_run)
+    }
+
+    fn write_secret(folder: &Path) -> std::io::Result<()> {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|error| std::io::Error::other(error.to_string()))?;
         let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(folder.join("secret"))?;
-        writeln!(file, "{secret}")?;
-        let ports = free_ports()?;
-        let mut text = "cluster = \"demo\"\nsecret_file = \"secret\"\n".to_string();
-        for (node, port) in NODES.iter().zip(ports) {
-            text.push_str(&format!(
-                "\n[[node]]\nname = \"{node}\"\nmirror = [\"127.0.0.1:{port}\"]\ncontrol = \"{node}.sock\"\n\
-                 state_dir = \"{node}.d\"\n"
-            ));
-        }
-        text.push_str(&format!("\n[[volume]]\nname = \"{VOLUME}\"\nmode = \"sync\"\n"));
-        for (node, port) in NODES.iter().zip(&ports[2..]) {
-            text.push_str(&format!(
-                "\n[volume.on.{node}]\ndisk = \"{node}.img\"\nmetadata = \"internal\"\n\
-                 nbd = [\"tcp:127.0.0.1:{port}\", \"unix:{node}-nbd.sock\"]\n"
-            ));
-        }
-        std::fs::write(folder.join("pair.toml"), text)?;
-        Ok([SocketAddr::from(([127, 0, 0, 1], ports[2])), SocketAddr::from(([127, 0, 0, 1], ports[3]))])
+        writeln!(file, "{secret}")
     }
 
     /// Runs a verb on a server, as a person would, and returns what it printed.
@@ -94,7 +101,13 @@ impl Pair {
         let mut command = self.command(node)?;
         // A group of its own: ctrl-C at the terminal is for the demo, which then ends its daemons itself.
         command.args(["run", "--die-with-parent"]).process_group(0).stdin(Stdio::null()).stdout(out).stderr(log);
-        let daemon = self.ward.start(&mut command).map_err(cannot_run)?;
+        let ward = self.ward.clone();
+        let daemon = match &self.spaces[node] {
+            // On the thread that stays there: the daemon dies with the thread that started it.
+            Some(space) => space.inside(move || ward.start(&mut command)).and_then(|started| started),
+            None => ward.start(&mut command),
+        };
+        let daemon = daemon.map_err(cannot_run)?;
         self.lock()[node] = Some(daemon.clone());
         let deadline = Instant::now() + STEP_TIME_MAX;
         loop {
@@ -200,6 +213,25 @@ impl Pair {
     fn lock(&self) -> std::sync::MutexGuard<'_, [Option<Member>; 2]> {
         self.daemons.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// The configuration of a pair on this machine's loopback.
+fn on_loopback(ports: [u16; 4]) -> String {
+    let mut text = "cluster = \"demo\"\nsecret_file = \"secret\"\n".to_string();
+    for (node, port) in NODES.iter().zip(ports) {
+        text.push_str(&format!(
+            "\n[[node]]\nname = \"{node}\"\nmirror = [\"127.0.0.1:{port}\"]\ncontrol = \"{node}.sock\"\n\
+             state_dir = \"{node}.d\"\n"
+        ));
+    }
+    text.push_str(&format!("\n[[volume]]\nname = \"{VOLUME}\"\nmode = \"sync\"\n"));
+    for (node, port) in NODES.iter().zip(&ports[2..]) {
+        text.push_str(&format!(
+            "\n[volume.on.{node}]\ndisk = \"{node}.img\"\nmetadata = \"internal\"\n\
+             nbd = [\"tcp:127.0.0.1:{port}\", \"unix:{node}-nbd.sock\"]\n"
+        ));
+    }
+    text
 }
 
 /// Four ports nobody listens at.

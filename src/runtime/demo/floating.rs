@@ -1,0 +1,246 @@
+//! The demo's first part, as root: a group with a floating address moves, and survives the crash of its owner, while a client
+//! writes to that address and another one talks to a service on the volume.
+
+use super::client::{self, Dice};
+use super::ledger::{BLOCK_BYTES, Ledger};
+use super::nbd::NbdClient;
+use super::pair::{NODES, Pair, VOLUME};
+use super::pulse::{Asking, Mark, Pulse, Written, count_on, write_on};
+use super::town::{self, NBD, Town, Witness};
+use super::ward::Ward;
+use super::{DISK_SIZE, compare_files, number, since};
+use crate::runtime::cli::exit::{Exit, Failure};
+use crate::runtime::config::units::{show_size, show_time};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Longest wait of a client for the group to be back.
+const BACK_TIME_MAX: Duration = Duration::from_secs(20);
+/// Longest wait for a state of the group.
+const STATE_TIME_MAX: Duration = Duration::from_secs(30);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Answers each client gets before the next thing happens.
+const ANSWERS_BETWEEN: u64 = 60;
+const SEED: u64 = 0x6164_6472_6573_7321;
+
+/// What is missing here for this part, if anything is.
+pub fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("it needs root, to make network namespaces".into());
+    }
+    match crate::io::namespace::Namespace::new() {
+        Ok(_) => None,
+        Err(error) => Some(format!("network namespaces can't be made here ({error})")),
+    }
+}
+
+/// Shows it; the number of steps it took.
+pub fn show(parent: &Path, ward: &Ward) -> Result<u32, Failure> {
+    let town = Town::new().map_err(|error| {
+        Failure::new(Exit::Failed, format!("the demo's network can't be made in namespaces: {error}"))
+    })?;
+    let binary = std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let pair = Pair::placed(parent, "demo-group", ward, [NBD; 2], town.servers.clone().map(Some))?;
+    let witness = town.start_witness(&pair.folder, ward)?;
+    if witness == Witness::Directory {
+        let made = std::fs::create_dir(pair.folder.join("arbiter"));
+        made.map_err(|error| pair.failure(format!("no directory for the arbiter: {error}")))?;
+    }
+    pair.configure(&town::configuration(witness, Some(&town::service_command(&binary))))?;
+    let mut show = Show { town, pair, step: 0 };
+    show.play(witness)?;
+    show.pair.clean_up();
+    Ok(show.step)
+}
+
+struct Show {
+    town: Town,
+    pair: Pair,
+    step: u32,
+}
+
+/// Both clients at work.
+struct Clients {
+    writer: Asking<Written>,
+    counter: Asking<Result<u64, String>>,
+}
+
+impl Show {
+    fn play(&mut self, witness: Witness) -> Result<(), Failure> {
+        self.begin(witness)?;
+        let clients = self.clients()?;
+        self.planned_move(&clients)?;
+        self.crash(&clients)?;
+        self.power_off(&clients)?;
+        self.end(clients)
+    }
+
+    fn begin(&mut self, witness: Witness) -> Result<(), Failure> {
+        self.say("two servers, a client and a witness, each in a network namespace of its own");
+        self.tell(match witness {
+            Witness::Etcd => "arbiter: the etcd installed here, on the witness".to_string(),
+            Witness::Directory => {
+                "arbiter: a directory both servers see, since etcd is not installed; in production use etcd".to_string()
+            }
+        });
+        let started = Instant::now();
+        for node in 0..NODES.len() {
+            self.pair.verb(node, &["init-disk", VOLUME, "--size", DISK_SIZE])?;
+        }
+        for node in 0..NODES.len() {
+            self.pair.start(node)?;
+        }
+        self.wait_paired(0)?;
+        self.tell(format!(
+            "group db (volume, floating address {}, service) runs on alpha, beta stands by, after {}",
+            town::FLOATING,
+            since(started)
+        ));
+        Ok(())
+    }
+
+    /// One client writes over NBD, one talks to the service, both to the floating address.
+    fn clients(&self) -> Result<Clients, Failure> {
+        let size = number(&self.pair.status(0)?, "/size_bytes");
+        // The last block is the service's.
+        let ledger = Ledger::new(size - BLOCK_BYTES as u64);
+        let clients =
+            Clients { writer: write_on(&self.town.client, ledger, Dice(SEED)), counter: count_on(&self.town.client) };
+        self.settle(&clients)?;
+        Ok(clients)
+    }
+
+    fn planned_move(&mut self, clients: &Clients) -> Result<(), Failure> {
+        self.say("group move: alpha hands the group to beta, while both clients work");
+        let marks = marks(clients);
+        self.pair.verb(0, &["group", "move"])?;
+        self.tell_waits(clients, marks)?;
+        self.tell_stages(0, "giving the group up");
+        self.tell_stages(1, "taking the group over");
+        self.wait_paired(1)?;
+        self.settle(clients)
+    }
+
+    fn crash(&mut self, clients: &Clients) -> Result<(), Failure> {
+        self.say("kill -9 the daemon of beta, the owner");
+        let marks = marks(clients);
+        self.pair.kill(1);
+        self.tell_waits(clients, marks)?;
+        self.tell_stages(0, "taking the group over");
+        let started = Instant::now();
+        self.pair.start(1)?;
+        self.wait_paired(0)?;
+        self.tell(format!("beta started again: standing by, in sync, after {}", since(started)));
+        self.settle(clients)
+    }
+
+    fn power_off(&mut self, clients: &Clients) -> Result<(), Failure> {
+        self.say("power off alpha, the owner: off every network at once, and killed");
+        let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("the demo's network: {error}"));
+        let marks = marks(clients);
+        self.town.cut_off(0).map_err(failed)?;
+        self.pair.kill(0);
+        self.tell_waits(clients, marks)?;
+        self.tell_stages(1, "taking the group over");
+        let started = Instant::now();
+        self.town.plug_in(0).map_err(failed)?;
+        self.pair.start(0)?;
+        self.wait_paired(1)?;
+        self.tell(format!("alpha switched on again: standing by, in sync, after {}", since(started)));
+        self.settle(clients)
+    }
+
+    fn end(&mut self, clients: Clients) -> Result<(), Failure> {
+        self.say("read everything back, stop both daemons, compare the disks");
+        let last = clients.counter.end().map_err(|words| self.pair.failure(format!("WRONG NUMBER: {words}")))?;
+        let Written { mut ledger, tally, wrong } = clients.writer.end();
+        if let Some(wrong) = wrong {
+            return Err(self.pair.failure(format!("WRONG DATA: {wrong}")));
+        }
+        let reading = |error: std::io::Error| self.pair.failure(format!("reading back: {error}"));
+        let client = self.town.client.inside(|| NbdClient::connect(NBD, VOLUME)).and_then(|client| client);
+        let mut client = client.map_err(reading)?;
+        let known = client::read_back(&mut client, &mut ledger).map_err(reading)?;
+        let known = known.map_err(|wrong| self.pair.failure(format!("WRONG DATA: {wrong}")))?;
+        client.disconnect();
+        self.tell(format!(
+            "{} writes were acknowledged, all {} of known data are there; the service counted to {last} and skipped none",
+            tally.writes,
+            show_size(known)
+        ));
+        self.pair.stop(0)?;
+        self.pair.stop(1)?;
+        let paths = NODES.map(|node| self.pair.folder.join(format!("{node}.img")));
+        compare_files(&paths, &mut ledger).map_err(|words| self.pair.failure(words))?;
+        self.tell("both disks are the same".into());
+        Ok(())
+    }
+
+    /// Both clients work for a moment.
+    fn settle(&self, clients: &Clients) -> Result<(), Failure> {
+        for (pulse, who) in [(&clients.writer.pulse, "writer"), (&clients.counter.pulse, "service's client")] {
+            if !pulse.wait_more(ANSWERS_BETWEEN, BACK_TIME_MAX) {
+                return Err(self.pair.failure(format!("the {who} gets no answers")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until both clients are answered again, and tells how long they were not.
+    fn tell_waits(&self, clients: &Clients, marks: [Mark; 2]) -> Result<(), Failure> {
+        let back = |pulse: &Pulse, mark, who: &str| {
+            let back = pulse.wait_back(mark, BACK_TIME_MAX);
+            back.ok_or_else(|| self.pair.failure(format!("the {who} is not answered any more")))
+        };
+        let writer = back(&clients.writer.pulse, marks[0], "writer")?;
+        let counter = back(&clients.counter.pulse, marks[1], "service's client")?;
+        self.tell(format!("from the last good answer to the next: {} writing over NBD", show_time(writer)));
+        self.tell(format!("{:42}{} talking to the service", "", show_time(counter)));
+        Ok(())
+    }
+
+    /// The stages of a server's last change of role, as it announced them.
+    fn tell_stages(&self, node: usize, change: &str) {
+        let log = std::fs::read_to_string(self.pair.folder.join(format!("{}.log", NODES[node]))).unwrap_or_default();
+        let wanted = format!("{change} is done, ");
+        let line = log.lines().rev().find_map(|line| line.split_once(&wanted));
+        let stages = line.and_then(|(_, rest)| rest.split_once(": ")).map(|(_, stages)| stages);
+        if let Some(stages) = stages {
+            let stages = stages.split(" group=").next().unwrap_or_default();
+            self.tell(format!("{}, {change}: {stages}", NODES[node]));
+        }
+    }
+
+    /// Waits until a server owns the group, everything runs, and the other one may take over.
+    fn wait_paired(&self, node: usize) -> Result<(), Failure> {
+        let deadline = Instant::now() + STATE_TIME_MAX;
+        loop {
+            let status = self.pair.verb(node, &["group", "status", "--json"])?;
+            let groups: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+            let group = &groups[0]["group"];
+            let resources = group["resources"].as_array().cloned().unwrap_or_default();
+            let running = resources.iter().all(|resource| resource[1] == "running");
+            let insync = group["arbiter"]["record"][2].as_array().map_or(0, Vec::len);
+            if group["role"] == "owner" && group["serving"] == true && running && insync == NODES.len() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(self.pair.failure(format!("the group is not as it should be on {}: {group}", NODES[node])));
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    fn say(&mut self, words: &str) {
+        self.step += 1;
+        say!("\n{}. {words}", self.step);
+    }
+
+    fn tell(&self, words: String) {
+        say!("   {words}");
+    }
+}
+
+fn marks(clients: &Clients) -> [Mark; 2] {
+    [clients.writer.pulse.mark(), clients.counter.pulse.mark()]
+}
