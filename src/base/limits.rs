@@ -186,8 +186,25 @@ pub const ARBITER_HEALTH_INTERVAL: Duration = Duration::from_secs(10);
 pub const FENCING_HEALTH_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest time a look at a resource may take for `group status`, which must not hang with it.
 pub const STATUS_LOOK_TIME_MAX: Duration = Duration::from_secs(1);
+/// Time between two looks whether datagrams came on a heartbeat path that were not taken.
+pub const HEARTBEAT_REFUSED_LOOK: Duration = Duration::from_secs(2);
 /// Age up to which datagrams on a heartbeat path that were not taken are told as a trouble of now.
 pub const HEARTBEAT_REFUSED_RECENT: Duration = Duration::from_secs(60);
+
+/// Events kept for `events`: weeks of a healthy pair, and every step of a bad night.
+pub const EVENTS_KEPT_MAX: usize = 4096;
+/// Events waiting to be kept. More at a time are lost, and counted: whoever records one never waits.
+pub const EVENTS_WAITING_MAX: usize = 4096;
+/// Bytes of each of the two files of the journal of events: together they hold about the events that are kept.
+pub const JOURNAL_BYTES_MAX: u64 = 1 << 20;
+/// Announcements waiting for a hook that is slow; one more is not announced, and that is said.
+pub const HOOKS_WAITING_MAX: usize = 256;
+/// Longest time a question for new events waits for one.
+pub const EVENTS_WAIT_MAX: Duration = Duration::from_secs(20);
+/// Events in one answer.
+pub const EVENTS_SHOWN_MAX: usize = 1000;
+/// Time a stopping daemon gives to the last announcement.
+pub const EVENTS_STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Longest datagram of a heartbeat, in bytes: passes every network that IPv6 passes without being cut in pieces.
 pub const HEARTBEAT_BYTES_MAX: usize = 1200;

@@ -12,6 +12,7 @@ pub mod archive;
 pub mod disk;
 pub mod dns;
 pub mod files;
+pub mod journal;
 pub mod mounts;
 pub mod namespace;
 pub mod ring;

@@ -9,6 +9,7 @@ macro_rules! say {
 }
 
 pub mod config;
+pub mod events;
 pub mod notes;
 
 pub mod arbiter;

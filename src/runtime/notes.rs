@@ -3,6 +3,8 @@
 use crate::base::state::DiskState;
 use crate::logic::mirror::interface::Note;
 use crate::runtime::config::units::{show_size, show_time};
+use crate::runtime::events::{New, kind};
+use serde_json::json;
 use tracing::Level;
 
 /// A line of the log.
@@ -23,6 +25,21 @@ pub fn log(volume: &str, note: &Note) {
         Level::INFO => tracing::info!(volume, "{words}"),
         _ => tracing::debug!(volume, "{words}"),
     }
+}
+
+/// A note as an event, if it is one to keep: what a volume does all day is none.
+pub fn event(volume: &str, group: Option<&str>, note: &Note) -> Option<New> {
+    let kind = match note {
+        Note::DiskChanged { disk: DiskState::Diskless, .. } => kind::DISK_FAILED,
+        Note::DiskChanged { .. } => "disk",
+        Note::ResyncBegan { .. } | Note::Joined { .. } => "resync",
+        Note::Verified { .. } => "verify",
+        Note::Held { .. } => "volume-held",
+        _ => return None,
+    };
+    let Line { level, words } = line(note);
+    let (group, detail) = (group.map(str::to_string), json!({ "volume": volume }));
+    Some(New { group, kind: kind.into(), severity: level.into(), words: format!("{volume}: {words}"), detail })
 }
 
 /// The words for a note.

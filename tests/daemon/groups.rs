@@ -2,6 +2,8 @@
 
 use crate::pair::{ALPHA, BETA, NODES, Pair, assert_holds, write};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
 const MIB: u64 = 1 << 20;
 
@@ -16,10 +18,11 @@ fn configured() -> Pair {
 fn add_group(pair: &Pair) {
     std::fs::create_dir(pair.path("arbiter")).unwrap();
     let hook = "echo $TWINBLOCK_NODE $TWINBLOCK_VERB $TWINBLOCK_EVENT >> \\\"$0\\\"";
+    let announced = "echo $TWINBLOCK_NODE $TWINBLOCK_EVENT $TWINBLOCK_CHANGE $TWINBLOCK_DONE >> \\\"$0.announced\\\"";
     let told = pair.path("told");
     let told = told.display();
     let sections = format!(
-        "[failover]\nmode = \"arbiter\"\n[arbiter]\nkind = \"file\"\ndirectory = \"arbiter\"\n\
+        "[failover]\nmode = \"arbiter\"\nhook = [\"/bin/sh\", \"-c\", \"{announced}\", \"{told}\"]\n[arbiter]\nkind = \"file\"\ndirectory = \"arbiter\"\n\
          [[group]]\nname = \"db\"\nhome = \"alpha\"\nvolumes = [\"vol0\"]\n\
          [[group.script]]\nname = \"hook\"\nstart = [\"/bin/sh\", \"-c\", \"{hook}\", \"{told}\"]\n\
          stop = [\"/bin/sh\", \"-c\", \"{hook}\", \"{told}\"]\n"
@@ -94,15 +97,46 @@ fn the_standby_takes_over_from_a_killed_owner_and_the_old_owner_returns_as_stand
     let mut pair = running();
     let mut client = pair.client(ALPHA);
     write(&mut client, 0, 3 << 20, 0x33);
+    let mut follower = pair.command(BETA, &["events", "--follow", "--json", "db"]);
+    let mut follower = follower.stdout(Stdio::piped()).spawn().unwrap();
+    let followed = BufReader::new(follower.stdout.take().unwrap()).lines();
     pair.kill9(ALPHA);
     let group = wait_owner(&mut pair, BETA);
     assert_eq!((&group["alone"], &group["reason"]), (&true.into(), &"peer-down".into()));
+    // The follower sees the change begin and end, with how long each stage took.
+    let followed = followed.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let mut changes = followed.filter(|event| event["kind"].as_str().unwrap().starts_with("role-change"));
+    let began = changes.find(|event| event["detail"]["reason"] == "peer-down").unwrap();
+    let ended = changes.next().unwrap();
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert_eq!(
+        (&began["kind"], &began["detail"]["change"]),
+        (&"role-change-began".into(), &"to-owner".into()),
+        "{began}"
+    );
+    assert_eq!((&ended["kind"], &ended["detail"]["done"]), (&"role-change-ended".into(), &true.into()), "{ended}");
+    let stages = ended["detail"]["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
+    assert_eq!(names, ["detect", "drain", "exclude", "volume", "start"], "{ended}");
+    let took: u64 = stages.iter().map(|stage| stage["ms"].as_u64().unwrap()).sum();
+    assert_eq!(ended["detail"]["took_ms"], took, "{ended}");
+    pair.wait("the hook to be told", |pair| {
+        let announced = std::fs::read_to_string(pair.path("told.announced")).unwrap_or_default();
+        announced.ends_with("beta role-change-ended to-owner true\n").then_some(())
+    });
     let mut client = pair.client(BETA);
     assert_holds(&mut client, 0, 3 << 20, 0x33);
     write(&mut client, 8 * MIB, MIB as usize, 0x44);
     assert!(told(&pair).last().is_some_and(|last| last == "beta start failover"), "{:?}", told(&pair));
 
     pair.start(ALPHA);
+    // What happened to alpha before it was killed is still known there.
+    let words = pair.done(ALPHA, &["events", "--last", "1000"]);
+    assert!(
+        words.matches("the daemon has started").count() == 2 && words.contains("taking the group over is done"),
+        "{words}"
+    );
     let status = pair.wait_in_sync(BETA);
     assert_eq!(status["last_resync"]["kind"], "differential", "{status}");
     wait_group(&mut pair, ALPHA, "standing by", |group| group["role"] == "standby" && group["peer_state"].is_array());

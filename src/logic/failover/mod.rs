@@ -6,7 +6,7 @@ pub mod interface;
 
 mod mutation;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub mod detector;
 mod permit;

@@ -12,7 +12,7 @@ use crate::base::time::Moment;
 use crate::wire::message::Continuity;
 use std::time::Duration;
 
-pub(super) fn settings(node: u8) -> Settings {
+pub(crate) fn settings(node: u8) -> Settings {
     let resource = |name: &str| ResourceSettings {
         name: name.into(),
         needs: Vec::new(),

@@ -127,6 +127,20 @@ pub enum Verb {
     /// Failover groups: what moves together, by itself or by hand.
     #[command(subcommand)]
     Group(GroupCommand),
+    /// What happened on this server: changes of role with their stages, alarms, and the rest.
+    Events {
+        /// To this group only.
+        group: Option<String>,
+        /// Go on showing what happens, until interrupted.
+        #[arg(long)]
+        follow: bool,
+        /// At most so many of the past.
+        #[arg(long, value_name = "NUMBER", default_value = "50")]
+        last: usize,
+        /// One JSON object for each line.
+        #[arg(long)]
+        json: bool,
+    },
     /// What would happen to a group if one server, path, disk or the arbiter died now, concluded from its live state.
     Explain {
         /// Name of the group; may be left out when there is only one.

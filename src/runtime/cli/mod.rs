@@ -10,6 +10,7 @@ mod confirm;
 mod progress;
 
 mod configuration;
+mod events;
 mod follow;
 mod group;
 mod group_status;
@@ -74,6 +75,10 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Verb::ReplaceDisk(options) => verbs::replace_disk(&file()?, options, yes),
         Verb::Reload => configuration::reload(&file()?),
         Verb::Group(command) => group::group(&file()?, command),
+        Verb::Events { group, follow, last, json } => {
+            let wanted = events::Wanted { group: group.as_deref(), follow: *follow, last: *last, json: *json };
+            events::events(&file()?, &wanted)
+        }
         Verb::Explain { group, json } => group_status::explain(&file()?, group.as_deref(), *json),
         Verb::Deactivate => group::every(&file()?, &GroupVerb::Deactivate),
         Verb::Activate => group::every(&file()?, &GroupVerb::Activate),

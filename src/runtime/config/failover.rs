@@ -2,7 +2,7 @@
 
 use super::document::{Document, Section};
 use super::read;
-use super::settings::{Kind, Row, read_value, settings};
+use super::settings::{CommandLine, Kind, Row, read_value, settings};
 use super::units;
 use crate::base::group::FailoverMode;
 use crate::base::ids::{Incarnation, NodeId};
@@ -57,6 +57,12 @@ settings! {
         mirror_timeout: Duration = "1min", "1s" to "1h";
         /// How long the other server may leave the offer of a group unanswered before that is said.
         handover_timeout: Duration = "10s", "1s" to "10min";
+        /// Program told of each change of role when it begins and when it has ended, and of each alarm; by environment
+        /// variables named TWINBLOCK_EVENT, TWINBLOCK_WORDS, TWINBLOCK_GROUP, TWINBLOCK_STAGES and so on. One at a time, and
+        /// nothing waits for it.
+        hook: CommandLine = "none";
+        /// Longest time the hook may take before it is killed.
+        hook_timeout: Duration = "10s", "100ms" to "10min";
     }
 }
 

@@ -11,7 +11,7 @@
 
 use super::document::{Document, Section};
 use super::read::{self, Placed};
-use super::settings::{Kind, Row, read_value, settings};
+use super::settings::{CommandLine, Kind, Row, read_value, settings};
 use super::units;
 use crate::base::ids::NodeId;
 use crate::runtime::resource::address::AddressConfig;
@@ -52,6 +52,8 @@ settings! {
         start: Start = "auto";
         /// Return to its home server: `manual`, or by itself when it has been well there for this long, as in `30min`.
         fallback: Fallback = "manual";
+        /// Program told of this group's announcements, in the place of that of `[failover]`.
+        hook: CommandLine = "none";
     }
 }
 

@@ -346,6 +346,33 @@ impl Kind for Rate {
     }
 }
 
+/// A program to run with its arguments; empty for none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine(pub Vec<String>);
+
+impl Kind for CommandLine {
+    const WORDS: &'static str = "list: a program's absolute path and its arguments; or none";
+    fn from_text(text: &str) -> Result<CommandLine, String> {
+        let words: Vec<String> = text.split('\0').map(str::to_string).collect();
+        match words[0].as_str() {
+            "none" if words.len() == 1 => Ok(CommandLine(Vec::new())),
+            path if path.starts_with('/') => Ok(CommandLine(words)),
+            _ => Err("expected none, or a list that begins with a program's absolute path".into()),
+        }
+    }
+    fn show(&self) -> String {
+        if self.0.is_empty() { "none".into() } else { format!("{:?}", self.0) }
+    }
+    /// The words with zero bytes between them, which no argument of a program can hold.
+    fn text(value: &DeValue<'_>) -> Option<String> {
+        let words = match value.as_array() {
+            Some(items) => items.iter().map(|item| item.get_ref().as_str()).collect::<Option<Vec<_>>>()?,
+            None => vec![value.as_str()?],
+        };
+        words.iter().all(|word| !word.contains('\0')).then(|| words.join("\0"))
+    }
+}
+
 impl Kind for u32 {
     const WORDS: &'static str = "number";
     fn from_text(text: &str) -> Result<u32, String> {

@@ -72,6 +72,17 @@ pub enum Ask {
         /// The command.
         verb: GroupVerb,
     },
+    /// What happened on this node. Answered with [`Answer::Events`].
+    Events {
+        /// To this group only.
+        group: Option<String>,
+        /// What came after this number; left out: the newest.
+        after: Option<u64>,
+        /// At most so many; never more than [`crate::base::limits::EVENTS_SHOWN_MAX`].
+        most: usize,
+        /// With a number: wait a while when there is nothing yet.
+        wait: bool,
+    },
     /// What would happen to a group if something died now. Answered with [`Answer::Explained`].
     Explain {
         /// Name of the group.
@@ -129,6 +140,13 @@ pub enum Answer {
     Groups {
         /// The list.
         groups: serde_json::Value,
+    },
+    /// To [`Ask::Events`].
+    Events {
+        /// Each a [`crate::runtime::events::Event`] as JSON, oldest first.
+        events: Vec<serde_json::Value>,
+        /// The number to ask after next.
+        after: u64,
     },
     /// To [`Ask::Explain`]: a [`super::group::GroupExplanation`] as JSON, which newer daemons may extend.
     Explained {

@@ -4,6 +4,7 @@ use super::events::ANSWER_TIME_MAX;
 use super::{Daemon, compare, reload, remembered, replace, volume::Volume};
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::NodeId;
+use crate::base::limits::{EVENTS_SHOWN_MAX, EVENTS_WAIT_MAX};
 use crate::base::state::LinkState;
 use crate::logic::failover::interface::Verb;
 use crate::runtime::control::message::{Answer, Ask, DIRTY_RANGES_MAX, GroupVerb, NodeStatus, VolumeStatus};
@@ -26,6 +27,9 @@ pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
         Ask::Reload => reload::reload(daemon),
         Ask::Compare => return Answer::Compared { compared: as_json(&compare::look(daemon).await) },
         Ask::Groups => return Answer::Groups { groups: groups(daemon).await },
+        Ask::Events { group, after, most, wait } => {
+            return happened(daemon, group.as_deref(), after, most.min(EVENTS_SHOWN_MAX), wait).await;
+        }
         Ask::Explain { group } => match known_group(daemon, &group) {
             Ok(groups) => match groups.explain(&group).await {
                 Some(explanation) => return Answer::Explained { explanation: as_json(&explanation) },
@@ -131,6 +135,15 @@ async fn groups(daemon: &Daemon) -> serde_json::Value {
         }
     }
     serde_json::Value::Array(list)
+}
+
+async fn happened(daemon: &Daemon, group: Option<&str>, after: Option<u64>, most: usize, wait: bool) -> Answer {
+    let mut shown = daemon.happenings.show(group, after, most);
+    if wait && shown.events.is_empty() {
+        daemon.happenings.wait(shown.after, EVENTS_WAIT_MAX).await;
+        shown = daemon.happenings.show(group, Some(shown.after), most);
+    }
+    Answer::Events { events: shown.events.iter().map(as_json).collect(), after: shown.after }
 }
 
 fn known_group<'d>(daemon: &'d Daemon, group: &str) -> Result<&'d Groups, Refusal> {

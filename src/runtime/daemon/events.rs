@@ -2,8 +2,11 @@
 
 use super::reload::reload;
 use super::{Daemon, Events, notify, volume::Volume};
-use crate::base::limits::SECOND_SIGNAL_AFTER;
+use crate::base::limits::{EVENTS_STOP_TIME_MAX, SECOND_SIGNAL_AFTER};
 use crate::runtime::cli::exit::{Exit, Failure};
+use crate::runtime::config::Config;
+use crate::runtime::config::settings::CommandLine;
+use crate::runtime::events::{self as happenings, EventsSpec, HookSpec, Hooks, New, Severity};
 use crate::runtime::shard::ShardEvent;
 use crate::runtime::{notes, peer};
 use std::rc::Rc;
@@ -32,6 +35,33 @@ impl Signals {
     }
 }
 
+/// Starts what keeps and announces events.
+pub fn start(config: &Config) -> Result<happenings::Events, Failure> {
+    let spec = EventsSpec {
+        node: config.this_node().name.clone(),
+        cluster: config.cluster.clone(),
+        state_dir: config.this_node().state_dir.clone(),
+        hooks: hooks(config),
+    };
+    let events = happenings::Events::start(spec).map_err(|reason| Failure::new(Exit::Failed, reason))?;
+    events.record(New::of_daemon(
+        Severity::Info,
+        format!("the daemon has started, version {}", env!("CARGO_PKG_VERSION")),
+    ));
+    Ok(events)
+}
+
+/// The programs a configuration wants to be told.
+pub fn hooks(config: &Config) -> Hooks {
+    let timeout = config.failover.hook_timeout;
+    let hook = |line: &CommandLine| match line.0.as_slice() {
+        [] => None,
+        command => Some(HookSpec { command: command.to_vec(), timeout }),
+    };
+    let own = config.groups.iter().filter_map(|group| Some((group.name.clone(), hook(&group.settings.hook)?)));
+    Hooks { all: hook(&config.failover.hook), groups: own.collect() }
+}
+
 /// Serves events until a signal or a broken shard ends the daemon, then stops every volume in order.
 pub async fn until_stopped(daemon: &Rc<Daemon>, mut events: Events, mut signals: Signals) -> Result<Exit, Failure> {
     let broken = loop {
@@ -55,6 +85,9 @@ pub async fn until_stopped(daemon: &Rc<Daemon>, mut events: Events, mut signals:
         volume.shard.stop();
     }
     let stopped = stop_in_order(daemon, &mut events, &mut signals, deadline).await;
+    let severity = if stopped.is_ok() { Severity::Info } else { Severity::Error };
+    daemon.happenings.record(New::of_daemon(severity, "the daemon has stopped"));
+    daemon.happenings.flush(EVENTS_STOP_TIME_MAX).await;
     match (broken, stopped) {
         (Some(reason), _) => Err(Failure::new(Exit::Failed, reason)),
         (None, Ok(())) => {
@@ -136,7 +169,11 @@ fn on_event(daemon: &Rc<Daemon>, name: &str, event: ShardEvent) -> Option<String
                 groups.order_done(&group.name, name, id, result);
             }
         }
-        ShardEvent::Note(note) => notes::log(name, &note),
+        ShardEvent::Note(note) => {
+            notes::log(name, &note);
+            let group = daemon.config.group_of(name).map(|group| group.name.as_str());
+            notes::event(name, group, &note).into_iter().for_each(|new| daemon.happenings.record(new));
+        }
         ShardEvent::Stopped => volume.ended.set(true),
         ShardEvent::Fatal(reason) => {
             volume.ended.set(true);

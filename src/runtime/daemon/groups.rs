@@ -9,6 +9,7 @@ use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::Config;
 use crate::runtime::config::failover::{ArbiterConfig, shared_spec};
 use crate::runtime::config::group::{GroupConfig, ResourceConfig, Start, What};
+use crate::runtime::events::Events;
 use crate::runtime::fencing::agent::AgentSpec;
 use crate::runtime::fencing::script::ScriptSpec;
 use crate::runtime::fencing::{Fencing, FencingSpec, Names, Times};
@@ -27,6 +28,7 @@ pub fn start(
     volumes: &[Rc<Volume>],
     identity: interface::Identity,
     seed: u64,
+    events: Events,
 ) -> Result<Option<Groups>, Failure> {
     if config.groups.is_empty() {
         return Ok(None);
@@ -39,6 +41,7 @@ pub fn start(
         identity,
         node: config.node,
         state_dir: config.this_node().state_dir.clone(),
+        events,
         heartbeats: HeartbeatSpec {
             cluster: config.cluster.clone(),
             secret,

@@ -37,6 +37,7 @@ use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::Config;
 use crate::runtime::config::form::Difference;
 use crate::runtime::control::server;
+use crate::runtime::events as happenings;
 use crate::runtime::group::Groups;
 use crate::runtime::peer::{self, Links, Local};
 use crate::runtime::shard::ShardEvent;
@@ -71,6 +72,8 @@ pub struct Daemon {
     pub local: Rc<Local>,
     /// The failover groups, if there are any.
     pub groups: Option<Groups>,
+    /// What happened, kept and announced.
+    pub happenings: happenings::Events,
 }
 
 impl Daemon {
@@ -114,7 +117,8 @@ async fn run_on_runtime(config: Config, log_is_fixed: bool) -> Result<Exit, Fail
         volumes.push(Rc::new(Volume::start(&config, volume, identity, listeners, sender.clone())?));
     }
     let seed = volume::random().map_err(|error| Failure::new(Exit::Failed, error))?;
-    let groups = groups::start(&config, &volumes, identity, seed)?;
+    let happenings = events::start(&config)?;
+    let groups = groups::start(&config, &volumes, identity, seed, happenings.clone())?;
     let (running, waiting) = (RefCell::new(Rc::new(config.clone())), RefCell::default());
     let daemon = Rc::new(Daemon {
         config,
@@ -125,6 +129,7 @@ async fn run_on_runtime(config: Config, log_is_fixed: bool) -> Result<Exit, Fail
         volumes,
         local,
         groups,
+        happenings,
     });
     compare::answer_peer(&daemon, &daemon.local);
     serve_peer(&daemon, bound.peer);

@@ -1,7 +1,7 @@
 //! `reload` and SIGHUP: the file is read again, and what can change in a running daemon does. All or nothing: a file with
 //! a problem changes nothing.
 
-use super::{Daemon, groups, log};
+use super::{Daemon, events, groups, log};
 use crate::base::command::Refusal;
 use crate::runtime::config::change::change;
 use crate::runtime::config::form::Difference;
@@ -54,6 +54,7 @@ pub fn apply(daemon: &Daemon, mut config: Config) {
             groups.reconfigure(&group.name, groups::changed(&config, group));
         }
     }
+    daemon.happenings.reconfigure(events::hooks(&config));
     daemon.running.replace(config);
     daemon.comparison.look_again();
 }

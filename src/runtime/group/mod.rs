@@ -9,6 +9,7 @@
 //! The groups have a thread of their own: what an operator asks of the daemon, or a disk that is slow to open, holds up
 //! no heartbeat and no permit. Nothing is decided here.
 
+mod alarms;
 mod asked;
 mod book;
 mod doors;

@@ -17,6 +17,7 @@ use crate::logic::failover::interface::{Effect, Gate, Identity, Input, MirrorFac
 use crate::logic::mirror::interface::{Facts, Order};
 use crate::logic::volumes::{Volume, Volumes};
 use crate::runtime::control::group::{ChangeEvidence, GroupExplanation, GroupReport};
+use crate::runtime::events::{Events, New, Severity, kind};
 use crate::runtime::fencing::Fencing;
 use crate::runtime::heartbeat::Heartbeats;
 use crate::runtime::resource::{Happened, What};
@@ -106,6 +107,8 @@ pub(super) struct Parts {
     pub hands: Hands,
     /// Sends its heartbeats.
     pub heartbeats: Rc<Heartbeats>,
+    /// Keeps what happened.
+    pub events: Events,
     /// What must outlast a restart.
     pub memory_file: PathBuf,
     /// When the link was last known to carry something.
@@ -184,6 +187,11 @@ impl Task {
             Some(answer) = sources.answers.recv() => inputs.push(answer),
             Some(found) = sources.found.recv() => {
                 self.own.hands.book.borrow_mut().found(found.index, found.trouble.as_ref(), calendar());
+                let name = self.own.hands.slots[found.index].resource.name().to_string();
+                match &found.trouble {
+                    Some(trouble) => self.tell(&name, kind::RESOURCE_FAILED, Severity::Error, &trouble.to_string()),
+                    None => self.tell(&name, kind::RESOURCE_WELL, Severity::Info, "it is well again"),
+                }
                 inputs.push(found.into());
             }
             Some(happened) = sources.happened.recv() => self.happened(happened, inputs),
@@ -270,12 +278,17 @@ impl Task {
         match (what, index) {
             (What::Repaired(words), index) => {
                 tracing::warn!(group = self.own.name, "{resource}: {words}");
+                self.tell(&resource, kind::RESOURCE_REPAIRED, Severity::Warning, &words);
                 if let Some(index) = index {
                     self.own.hands.book.borrow_mut().repaired(index, words);
                 }
             }
-            (What::Alarm(words), _) => tracing::error!(group = self.own.name, "{resource}: {words}"),
+            (What::Alarm(words), _) => {
+                tracing::error!(group = self.own.name, "{resource}: {words}");
+                self.tell(&resource, kind::RESOURCE_ALARM, Severity::Error, &words);
+            }
             (What::Failed(trouble) | What::StopServing(trouble), Some(index)) => {
+                self.tell(&resource, kind::RESOURCE_FAILED, Severity::Error, &trouble.to_string());
                 self.own.hands.book.borrow_mut().found(index, Some(&trouble), calendar());
                 inputs.push(Input::Resource { index, trouble: Some(trouble.to_string()) });
             }
@@ -331,11 +344,22 @@ impl Task {
             }
             Effect::Stopped => return true,
             Effect::Note(note) => {
-                notes::log(&self.own.name, self.core.settings(), &note);
+                let settings = self.core.settings();
+                notes::log(&self.own.name, settings, &note);
+                let rule = self.last_change.as_ref().map(|change| change.rule.as_str());
+                self.own.events.record(notes::event(settings, &note, rule));
                 self.note_change(&note);
             }
         }
         false
+    }
+
+    /// Records what happened to a resource.
+    fn tell(&self, resource: &str, kind: &str, severity: Severity, words: &str) {
+        // Most troubles begin with the resource's name.
+        let words = if words.starts_with(resource) { words.to_string() } else { format!("{resource}: {words}") };
+        let (group, detail) = (Some(self.own.name.clone()), serde_json::json!({ "resource": resource }));
+        self.own.events.record(New { group, kind: kind.into(), severity, words, detail });
     }
 
     fn note_change(&mut self, note: &Note) {

@@ -1,5 +1,6 @@
 //! The thread of the groups, and the face of it towards the rest of the daemon.
 
+use super::alarms::{tell_of_device, watch_refused};
 use super::asked::{Asked, Fence};
 use super::book::Book;
 use super::doors::Doors;
@@ -17,6 +18,7 @@ use crate::runtime::arbiter::ArbiterSpec;
 use crate::runtime::arbiter::stored::Owner;
 use crate::runtime::config::group::ResourceConfig;
 use crate::runtime::control::group::{GroupExplanation, GroupReport};
+use crate::runtime::events::Events;
 use crate::runtime::fencing::{Fencing, FencingSpec, Names, Times};
 use crate::runtime::heartbeat::{Event, HeartbeatSpec, Heartbeats};
 use crate::runtime::resource::Context;
@@ -70,6 +72,8 @@ pub struct GroupsSpec {
     pub state_dir: PathBuf,
     /// The heartbeats.
     pub heartbeats: HeartbeatSpec,
+    /// Where what happens is kept.
+    pub events: Events,
 }
 
 /// Calls the groups from any thread.
@@ -194,11 +198,13 @@ type Begun = (Vec<tokio::task::JoinHandle<()>>, mpsc::Receiver<Event>, Vec<Strin
 fn begin(spec: GroupsSpec, receivers: Vec<mpsc::UnboundedReceiver<Call>>) -> Result<Begun, String> {
     let (heartbeats, events) = Heartbeats::start(spec.heartbeats).map_err(|error| words(&error))?;
     let heartbeats = Rc::new(heartbeats);
+    tokio::task::spawn_local(watch_refused(heartbeats.clone(), spec.events.clone()));
     let names = spec.groups.iter().map(|group| group.settings.group.clone()).collect();
     let mut tasks = Vec::new();
     for (index, (group, calls)) in spec.groups.into_iter().zip(receivers).enumerate() {
         let identity = Identity { seed: spec.identity.seed.wrapping_add(index as u64), ..spec.identity };
-        let (parts, sources) = prepare(group, index, identity, calls, heartbeats.clone(), &spec.state_dir)?;
+        let common = (heartbeats.clone(), spec.events.clone());
+        let (parts, sources) = prepare(group, index, identity, calls, common, &spec.state_dir)?;
         tasks.push(tokio::task::spawn_local(task::run(parts, sources)));
     }
     Ok((tasks, events, names))
@@ -209,7 +215,7 @@ fn prepare(
     index: usize,
     identity: Identity,
     calls: mpsc::UnboundedReceiver<Call>,
-    heartbeats: Rc<Heartbeats>,
+    (heartbeats, happenings): (Rc<Heartbeats>, Events),
     state_dir: &std::path::Path,
 ) -> Result<(Parts, Sources), String> {
     let name = spec.settings.group.clone();
@@ -226,13 +232,9 @@ fn prepare(
     let fencing = fencing.transpose()?.map(|fencing| Rc::new(Fence::new(fencing)));
     let arbiter = arbiter.transpose()?;
     if let Some(fence) = fencing.clone() {
-        let group = name.clone();
+        let (group, events) = (name.clone(), happenings.clone());
         tokio::task::spawn_local(async move {
-            let tell = |trouble: Option<&str>| match trouble {
-                Some(trouble) => tracing::error!(group, "the peer could not be switched off: {trouble}"),
-                None => tracing::info!(group, "what switches the peer off can be reached again"),
-            };
-            fence.watch(tell).await;
+            fence.watch(|trouble| tell_of_device(&events, &group, trouble)).await;
         });
     }
     if let Some(asked) = arbiter.clone() {
@@ -260,6 +262,7 @@ fn prepare(
         volumes: Volumes::new(volumes),
         hands,
         heartbeats,
+        events: happenings,
         memory_file,
         link_heard: Moment(0),
         commands: HashMap::new(),
