@@ -54,6 +54,33 @@ pub struct VolumeView {
     pub verify: Option<VerifyView>,
     /// The last finished verify.
     pub last_verify: Option<VerifySummary>,
+    /// Both sides, where the servers refuse to sync because both may have content that the other lacks.
+    #[serde(default)]
+    pub split: Option<SplitView>,
+}
+
+/// Two copies that went apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SplitView {
+    /// This node's.
+    pub ours: SplitSide,
+    /// The peer's, as it was when the two met.
+    pub theirs: SplitSide,
+}
+
+/// One of two copies that went apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SplitSide {
+    /// Its node's role.
+    pub role: Role,
+    /// Its disk.
+    pub disk: DiskState,
+    /// Its generation.
+    pub generation: String,
+    /// The last epoch in which its node served.
+    pub primary_epoch: u64,
+    /// At most so many bytes it changed by itself since both were the same, in whole blocks; `None` where that isn't known.
+    pub changed_bytes: Option<u64>,
 }
 
 /// A resync in progress.

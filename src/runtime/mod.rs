@@ -26,6 +26,7 @@ pub mod resource;
 pub mod daemon;
 pub mod demo;
 
+pub mod archive;
 pub mod bench;
 
 pub mod cli;

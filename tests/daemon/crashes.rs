@@ -168,7 +168,7 @@ fn a_split_brain_is_found_and_settled_by_the_operator() {
     let refused = pair.wait_status(ALPHA, "refused", |status| status["link"] == "refused");
     assert_eq!(refused["rule"], "split-brain", "{refused}");
     let table = pair.done(ALPHA, &["status"]);
-    assert!(table.contains("next: ") && table.contains("--source beta"), "{table}");
+    assert!(table.contains("next: ") && table.contains("--discard beta"), "{table}");
 
     pair.fails(ALPHA, &["resync", "vol0", "--source", "gamma"], 2, "there is no node gamma");
     let words = pair.fails(ALPHA, &["resync", "vol0", "--source", "beta"], 6, "--yes");

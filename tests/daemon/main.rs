@@ -2,6 +2,7 @@
 
 mod pair;
 
+mod archive;
 mod bad_input;
 mod bounds;
 mod chaos;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use twinblock::base::ids::OpId;
 use twinblock::base::range::{BLOCK, ByteRange};
 use twinblock::base::state::{Archiving, Role};
-use twinblock::logic::mirror::interface::{Archive, Input};
+use twinblock::logic::mirror::interface::{Archive, DiskIo, Input};
 
 /// Time an operation of the archive takes.
 const LATENCY: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(5));
@@ -69,7 +69,7 @@ impl World {
                     this.vault = Vault { open: true, finished, failures, fails_next, before, ..Vault::default() };
                 }
             }
-            Archive::Save { range } => {
+            Archive::Save { range, zeroes } => {
                 assert!(this.vault.open, "{} saves without an archive", NAMES[node]);
                 if std::mem::take(&mut this.vault.fails_next) {
                     this.vault.failures += 1;
@@ -77,7 +77,9 @@ impl World {
                 }
                 for block in range.blocks() {
                     let bytes = this.disk.read(ByteRange::of_blocks(block..block + 1)).to_vec();
-                    this.vault.blocks.entry(block).or_insert(bytes);
+                    if !zeroes || bytes.iter().any(|byte| *byte != 0) {
+                        this.vault.blocks.entry(block).or_insert(bytes);
+                    }
                 }
             }
             Archive::Finish => {
@@ -89,7 +91,8 @@ impl World {
     }
 
     /// Before the disk is changed: what a copy that is given up held there is in the archive.
-    pub fn check_archived(&mut self, node: usize, range: ByteRange) {
+    pub fn check_archived(&mut self, node: usize, io: &DiskIo) {
+        let (DiskIo::Write { range, .. } | DiskIo::Zero { range, .. }) = io else { return };
         let this = &mut self.nodes[node];
         let role = this.process.as_ref().map(|process| process.mirror.is_primary());
         if role == Some(true) || this.durable().role == Role::Primary {
@@ -101,6 +104,10 @@ impl World {
             return;
         }
         for block in range.blocks() {
+            let old = this.disk.read(ByteRange::of_blocks(block..block + 1));
+            if matches!(io, DiskIo::Zero { .. }) && old.iter().all(|byte| *byte == 0) {
+                continue;
+            }
             let saved = this.vault.blocks.get(&block);
             let saved = saved.unwrap_or_else(|| panic!("{} overwrites block {block} unsaved (E8)", NAMES[node]));
             if let Some(before) = &this.vault.before {

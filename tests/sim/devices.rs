@@ -32,7 +32,7 @@ impl World {
         self.check_disk_contract(node, &io);
         if changes(&io) {
             self.check_disk_write(node, &io);
-            touches(&io).into_iter().for_each(|range| self.check_archived(node, range));
+            self.check_archived(node, &io);
         }
         let normal = if matches!(io, DiskIo::Flush) { self.config.flush_latency } else { self.config.disk_latency };
         let latency = self.span(normal);

@@ -8,6 +8,7 @@ use crate::base::generation::Generation;
 use crate::base::ids::Uuid;
 use crate::base::range::{BLOCK, ByteRange};
 use crate::io::aligned::AlignedBytes;
+use crate::io::disk::holes;
 use crate::wire::archive::Header;
 use std::fs::File;
 use std::io;
@@ -52,7 +53,12 @@ pub enum Work {
     /// Have an archive ready.
     Open(Box<Begin>),
     /// Save what the disk holds there. What is saved already stays as it is.
-    Save(ByteRange),
+    Save {
+        /// Block-aligned.
+        range: ByteRange,
+        /// Zeroes take its place: blocks of zeroes are left out.
+        zeroes: bool,
+    },
     /// Nothing more comes.
     Finish,
     /// Let go of disk and archive, which may go on later.
@@ -97,8 +103,8 @@ impl Thread {
             let mut saved = Vec::new();
             let mut next = Some(first);
             while let Some((number, work)) = next.take() {
-                if let Work::Save(range) = work {
-                    match self.gather(range, &mut saved) {
+                if let Work::Save { range, zeroes } = work {
+                    match self.gather(range, zeroes, &mut saved) {
                         Ok(()) => saved.push(number),
                         Err(error) => (self.answer)(number, Err(error.to_string())),
                     }
@@ -119,7 +125,7 @@ impl Thread {
     fn carry_out(&mut self, work: Work) -> Result<(), ArchiveError> {
         match work {
             Work::Open(begin) => self.begin(*begin),
-            Work::Save(_) => unreachable!("gathered"),
+            Work::Save { .. } => unreachable!("gathered"),
             Work::Close => {
                 self.open = None;
                 Ok(())
@@ -195,16 +201,27 @@ impl Thread {
     }
 
     /// Takes up what the disk holds in a range, as far as the archive lacks it.
-    fn gather(&mut self, range: ByteRange, saved: &mut Vec<u64>) -> Result<(), ArchiveError> {
+    fn gather(&mut self, range: ByteRange, zeroes: bool, saved: &mut Vec<u64>) -> Result<(), ArchiveError> {
         let closed = || ArchiveError::new("no archive is open.", "Give the copy up again.");
-        let lacking = self.open.as_ref().ok_or_else(closed)?.0.lacks(range);
+        let (writer, disk) = self.open.as_ref().ok_or_else(closed)?;
+        let mut lacking = writer.lacks(range);
+        if zeroes {
+            // Nearly all of a zeroed range is a hole here, too: not worth reading.
+            let holes = holes(disk, range).unwrap_or_default();
+            lacking.retain(|part| !holes.iter().any(|hole| hole.contains(part)));
+        }
         for part in lacking {
             let (writer, disk) = self.open.as_mut().ok_or_else(closed)?;
             let mut bytes = AlignedBytes::zeroed(part.length as usize);
-            if disk.read_exact_at(&mut bytes, part.offset).is_ok() {
-                writer.add(part, Some(&bytes))?;
-            } else {
+            if disk.read_exact_at(&mut bytes, part.offset).is_err() {
                 add_block_by_block(writer, disk, part)?;
+            } else if zeroes {
+                for run in runs_of_data(part, &bytes) {
+                    let at = (run.offset - part.offset) as usize;
+                    writer.add(run, Some(&bytes[at..at + run.length as usize]))?;
+                }
+            } else {
+                writer.add(part, Some(&bytes))?;
             }
             if writer.is_heavy() {
                 self.commit(saved)?;
@@ -245,4 +262,20 @@ fn add_block_by_block(writer: &mut Writer, disk: &File, part: ByteRange) -> Resu
         }
     }
     Ok(())
+}
+
+/// The parts of what was read that are not zeroes.
+fn runs_of_data(part: ByteRange, bytes: &[u8]) -> Vec<ByteRange> {
+    let mut runs: Vec<ByteRange> = Vec::new();
+    for (block, bytes) in part.blocks().zip(bytes.chunks_exact(BLOCK as usize)) {
+        if bytes.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        let place = ByteRange::of_blocks(block..block + 1);
+        match runs.last_mut() {
+            Some(run) if run.end() == place.offset => run.length += BLOCK,
+            _ => runs.push(place),
+        }
+    }
+    runs
 }

@@ -5,11 +5,13 @@
 //! | `keeper` | the thread that saves blocks before they are overwritten |
 //! | `writer` | appends to the file, durably, and goes on with one that a crash interrupted |
 //! | `reader` | finds what a file has, whatever happened to it |
+//! | `view` | an archive over the volume, as it is shown |
 //! | `catalogue` | the files of a directory, and their names |
 
 pub mod catalogue;
 pub mod keeper;
 pub mod reader;
+pub mod view;
 
 mod writer;
 
@@ -19,6 +21,7 @@ mod tests;
 pub use catalogue::{Entry, list};
 pub use keeper::{Begin, Keeper, Place, Work};
 pub use reader::{Extent, Held, Reader};
+pub use view::View;
 
 use std::fmt;
 use std::io;

@@ -86,8 +86,17 @@ impl Reader {
         Ok(reader)
     }
 
+    /// Takes up what was appended since, while the archive is still being written.
+    pub fn refresh(&mut self) -> io::Result<()> {
+        if self.finished.is_some() {
+            return Ok(());
+        }
+        let bytes = self.file.metadata()?.len();
+        if bytes > self.end { self.scan(bytes) } else { Ok(()) }
+    }
+
     fn scan(&mut self, bytes: u64) -> io::Result<()> {
-        let mut at = HEADER_BYTES as u64;
+        let mut at = self.end;
         while let Some((found, record)) = self.next_record(at, bytes)? {
             self.damaged_bytes += found - at;
             self.take(found, record);

@@ -73,7 +73,7 @@ impl Bench {
     }
 
     fn save(&mut self, blocks: std::ops::Range<u32>) -> Result<(), String> {
-        self.ask(Work::Save(ByteRange::of_blocks(blocks)))
+        self.ask(Work::Save { range: ByteRange::of_blocks(blocks), zeroes: false })
     }
 
     fn overwrite(&self, blocks: std::ops::Range<u32>) {
@@ -131,6 +131,20 @@ fn what_was_saved_first_is_what_is_shown() {
     let held: Vec<_> = reader.extents(ByteRange::of_blocks(8..64), 9).into_iter().map(|e| (e.range, e.held)).collect();
     assert_eq!(held, [(ByteRange::of_blocks(8..9), Held::Data), (ByteRange::of_blocks(9..12), Held::Data)]);
     assert_eq!(reader.header.node, "beta");
+}
+
+#[test]
+fn zeroes_that_are_zeroed_are_not_saved_until_something_else_takes_their_place() {
+    let mut bench = Bench::new();
+    let before = std::fs::read(bench.disk()).unwrap();
+    bench.open(false).unwrap();
+    bench.ask(Work::Save { range: ByteRange::of_blocks(4..16), zeroes: true }).unwrap();
+    bench.ask(Work::Save { range: ByteRange::of_blocks(7..8), zeroes: false }).unwrap();
+    bench.overwrite(4..15);
+    bench.ask(Work::Finish).unwrap();
+    let reader = bench.only().reader.unwrap();
+    assert_eq!(reader.bytes_held(), 11 * BLOCK, "block 15 is the one of zeroes that stayed");
+    assert_eq!(bench.view(&reader).unwrap(), before);
 }
 
 #[test]

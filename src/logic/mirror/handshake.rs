@@ -249,6 +249,12 @@ pub(super) fn decide_by(rules: Rules, ours: &Descriptor, theirs: &Descriptor) ->
         })
 }
 
+/// Whether `node`'s marks are all it changed since both held the same: they are relative to a generation the other had.
+pub(super) fn changes_are_known(node: &Descriptor, other: &Descriptor) -> bool {
+    let had = |base| other.lineage.bases.contains(base) || other.lineage.history.contains(base);
+    node.maps_readable && node.lineage.bases.iter().any(had)
+}
+
 fn refuse(rule: Rule) -> Decision {
     Decision { rule, plan: Plan::Refuse }
 }
@@ -363,12 +369,9 @@ impl Case<'_> {
 
     /// Whether the marks of each are relative to a generation that both have had: then no marks mean no changes.
     fn changes_are_known(&self) -> bool {
-        let since = |a: &Descriptor, b: &Descriptor| {
-            a.lineage.bases.iter().any(|base| b.lineage.bases.contains(base) || b.lineage.history.contains(base))
-        };
-        self.both(|n| n.maps_readable && n.disk == DiskState::UpToDate)
-            && since(self.ours, self.theirs)
-            && since(self.theirs, self.ours)
+        self.both(|n| n.disk == DiskState::UpToDate)
+            && changes_are_known(self.ours, self.theirs)
+            && changes_are_known(self.theirs, self.ours)
     }
 
     fn victim_by_policy(&self) -> Option<Side> {

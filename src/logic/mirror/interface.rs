@@ -300,6 +300,8 @@ pub enum Archive {
     Save {
         /// Block-aligned, of any length; nothing else reads or writes it meanwhile.
         range: ByteRange,
+        /// Zeroes take its place: blocks that hold nothing else need not be saved.
+        zeroes: bool,
     },
     /// This copy is the peer's equal: nothing more comes.
     Finish,

@@ -129,7 +129,13 @@ impl Mirror {
             Plan::Sync(sync) => {
                 self.superblock.seen_epoch = self.superblock.seen_epoch.max(peer.seen_epoch);
                 match sync.source {
-                    Side::Ours => self.begin_source(decision.rule, sync),
+                    Side::Ours => {
+                        let session = self.session.as_mut().expect("decided in a session");
+                        if let Some(theirs) = session.theirs.as_mut().filter(|_| sync.demote) {
+                            theirs.role = Role::Secondary;
+                        }
+                        self.begin_source(decision.rule, sync);
+                    }
                     Side::Theirs => self.begin_target(sync, out),
                 }
             }

@@ -360,8 +360,9 @@ impl Mirror {
             Frame::ReadReply { .. } | Frame::Control(_) => unreachable!("handled before"),
         };
         if self.archiver.lacks(range) && !self.rules.broken(Mutation::E8) {
+            let zeroes = matches!(io, DiskIo::Zero { .. });
             self.applying.frames[key].waiting = Some(io);
-            self.archive(Archived::Frame(key), Archive::Save { range }, out);
+            self.archive(Archived::Frame(key), Archive::Save { range, zeroes }, out);
         } else {
             self.disk_op(Op::Apply(key), io, out);
         }
@@ -374,7 +375,9 @@ impl Mirror {
         let io = frame.waiting.take().expect("a frame waits once for the archive");
         match result {
             Ok(()) if !ghost => {
-                self.archiver.has(range);
+                if !matches!(io, DiskIo::Zero { .. }) {
+                    self.archiver.has(range);
+                }
                 self.disk_op(Op::Apply(key), io, out);
                 return;
             }

@@ -1,12 +1,14 @@
 //! What is shown: the one source of `status`.
 
 use super::core::Mirror;
+use super::handshake::{self, Rule};
 use super::marks::{next_absent, next_block};
 use super::session::Phase;
 use crate::base::range::ByteRange;
 use crate::base::state::{DiskState, LinkState, Mode, ResyncKind, Role};
 use crate::base::time::Moment;
-use crate::base::view::{ResyncView, VolumeView};
+use crate::base::view::{ResyncView, SplitSide, SplitView, VolumeView};
+use crate::wire::message::Descriptor;
 use roaring::RoaringBitmap;
 
 impl Mirror {
@@ -43,6 +45,7 @@ impl Mirror {
             last_resync: self.finished.resync.clone(),
             verify: self.verify_view(),
             last_verify: self.finished.verify.clone(),
+            split: self.split_view(),
         }
     }
 
@@ -53,6 +56,24 @@ impl Mirror {
         let told_otherwise = self.session.as_ref().is_some_and(|session| session.unrepaired > 0);
         let whole = self.disk == DiskState::UpToDate && self.is_joined() && self.marks.is_empty();
         whole && caught_up && !told_otherwise
+    }
+
+    /// Both sides of a pair that refuses to sync until one is given up.
+    fn split_view(&self) -> Option<SplitView> {
+        let session = self.session.as_ref().filter(|session| matches!(session.phase, Phase::Refused))?;
+        let apart = matches!(self.rule, Some(Rule::Fork | Rule::Unrelated | Rule::Archive | Rule::DiscardPrimary));
+        let (ours, theirs) = (session.ours.as_ref()?, session.theirs.as_ref()?);
+        let side = |side: &Descriptor, other: &Descriptor| SplitSide {
+            role: side.role,
+            disk: side.disk,
+            generation: side.lineage.current.to_string(),
+            primary_epoch: side.primary_epoch.0,
+            changed_bytes: handshake::changes_are_known(side, other).then_some(side.marked_bytes),
+        };
+        let now = SplitSide { role: self.role, disk: self.disk, ..side(ours, theirs) };
+        // What was written since the two met counts, too.
+        let changed_bytes = now.changed_bytes.map(|bytes| bytes.max(self.marks.bytes()));
+        apart.then(|| SplitView { ours: SplitSide { changed_bytes, ..now }, theirs: side(theirs, ours) })
     }
 
     fn peer_disk(&self) -> DiskState {

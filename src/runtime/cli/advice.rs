@@ -69,6 +69,14 @@ fn refused(name: &str, here: &str, peer: &str, rule: &str) -> String {
             "both disks are new and of unknown content: choose the good one with `resync {name} --source NODE`, or stop \
              both daemons and make both blank with `init-disk {name} --overwrite --zero`"
         ),
+        "split-brain" => format!(
+            "both servers went on alone ({rule}): `split-brain show {name}` tells what each has; then `split-brain resolve \
+             {name} --discard {here}` or `--discard {peer}`, which archives what only that one has"
+        ),
+        "archive-failed" => format!(
+            "make room for the archive on the server that could not write it, then there `split-brain resolve {name} \
+             --discard` with its own name; or the same with `--no-archive`, and what only it has is lost"
+        ),
         _ => format!(
             "the servers do not agree which copy is good ({rule}): look at both, then `resync {name} --source {here}` \
              or `resync {name} --source {peer}`; what only the other one has is lost"
@@ -99,7 +107,10 @@ mod tests {
         assert!(advice(&diskless).contains("replace-disk vol0"));
         let refused =
             |rule: &str| advice(&|view| (view.link, view.rule) = (LinkState::Refused, Some(rule.to_string())));
-        assert!(refused("split-brain").contains("(split-brain)") && refused("split-brain").contains("--source alpha"));
+        assert!(refused("split-brain").contains("(split-brain)") && refused("split-brain").contains("--discard alpha"));
+        assert!(
+            refused("archive-failed").contains("--no-archive") && refused("unrelated-data").contains("--source alpha")
+        );
         assert!(refused("mode-differs").contains("the same `mode`"));
         assert!(advice(&|view| view.link = LinkState::Down).contains("start the daemon on beta"));
         assert!(advice(&|view| view.link = LinkState::Disconnected).contains("connect vol0"));

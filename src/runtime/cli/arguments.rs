@@ -1,7 +1,9 @@
 //! The verbs and their options, with the words `--help` shows.
 
+use super::archive::ArchiveCommand;
 use super::exit;
 use super::group::GroupCommand;
+use super::split_brain::SplitBrainCommand;
 use crate::runtime::bench;
 use crate::runtime::config::{DEFAULT_FILE, units};
 use clap::{Args, Parser, Subcommand};
@@ -124,6 +126,12 @@ pub enum Verb {
     },
     /// Read the configuration again in the running daemon, and say what changed and what waits for a restart.
     Reload,
+    /// Both servers went on alone: look at both copies, and give one up.
+    #[command(subcommand)]
+    SplitBrain(SplitBrainCommand),
+    /// What only a copy had that was given up, kept on this server.
+    #[command(subcommand)]
+    Archive(ArchiveCommand),
     /// Failover groups: what moves together, by itself or by hand.
     #[command(subcommand)]
     Group(GroupCommand),

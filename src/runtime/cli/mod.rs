@@ -19,6 +19,9 @@ mod session;
 mod status;
 mod verbs;
 
+mod archive;
+mod split_brain;
+
 mod arguments;
 
 use self::arguments::{Arguments, Verb};
@@ -74,6 +77,8 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Verb::Detach { volume } => verbs::plain(&file()?, verbs::Plain::Detach, volume),
         Verb::ReplaceDisk(options) => verbs::replace_disk(&file()?, options, yes),
         Verb::Reload => configuration::reload(&file()?),
+        Verb::SplitBrain(command) => split_brain::split_brain(&file()?, command, yes),
+        Verb::Archive(command) => archive::archive(&file()?, command, yes),
         Verb::Group(command) => group::group(&file()?, command),
         Verb::Events { group, follow, last, json } => {
             let wanted = events::Wanted { group: group.as_deref(), follow: *follow, last: *last, json: *json };

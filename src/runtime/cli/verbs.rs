@@ -233,8 +233,9 @@ fn lost_by_choosing(config: &Config, view: &VolumeView, ours: bool) -> String {
     let (good, given_up) = if ours { (peer, here) } else { (here, peer) };
     let mut words = format!(
         "The copy of {} on {good} becomes the good one. Everything that was written on {given_up} and that {good} does \
-         not have is lost.",
-        view.name
+         not have is lost to the volume{}.",
+        view.name,
+        if view.split.is_some() { format!(", and kept in an archive on {given_up}") } else { String::new() }
     );
     if ours && view.dirty_bytes > 0 {
         words.push_str(&format!(" That is up to {}.", show_size(view.dirty_bytes)));

@@ -207,6 +207,9 @@ pub struct VolumeStatus {
     pub disk_path: PathBuf,
     /// Where the volume is served when this node is its primary.
     pub nbd: Vec<String>,
+    /// Since when the servers are apart, as this one saw it, in seconds since 1970.
+    #[serde(default)]
+    pub apart_since: Option<u64>,
 }
 
 /// A line for the wire.
@@ -284,6 +287,7 @@ pub mod sample {
             last_resync: None,
             verify: None,
             last_verify: None,
+            split: None,
         }
     }
 
@@ -295,7 +299,13 @@ pub mod sample {
             cluster: "lab".into(),
             version: "0".into(),
             pid: 1,
-            volumes: vec![VolumeStatus { view, clients: vec![], disk_path: "/dev/sdb".into(), nbd: vec![] }],
+            volumes: vec![VolumeStatus {
+                view,
+                clients: vec![],
+                disk_path: "/dev/sdb".into(),
+                nbd: vec![],
+                apart_since: None,
+            }],
         }
     }
 }

@@ -101,6 +101,7 @@ async fn status(daemon: &Daemon) -> Result<serde_json::Value, Refusal> {
             clients: clients.iter().map(as_json).collect(),
             disk_path: place.disk.clone(),
             nbd: place.nbd.iter().map(ToString::to_string).collect(),
+            apart_since: remembered::apart_since(&daemon.config.this_node().state_dir, &volume.name),
         });
     }
     Ok(as_json(&NodeStatus {

@@ -1,8 +1,9 @@
 //! What comes in from the shards and from outside while the daemon runs, and its orderly end.
 
 use super::reload::reload;
-use super::{Daemon, Events, notify, volume::Volume};
+use super::{Daemon, Events, notify, remembered, volume::Volume};
 use crate::base::limits::{EVENTS_STOP_TIME_MAX, SECOND_SIGNAL_AFTER};
+use crate::logic::mirror::interface::Note;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::Config;
 use crate::runtime::config::settings::CommandLine;
@@ -173,6 +174,7 @@ fn on_event(daemon: &Rc<Daemon>, name: &str, event: ShardEvent) -> Option<String
             notes::log(name, &note);
             let group = daemon.config.group_of(name).map(|group| group.name.as_str());
             notes::event(name, group, &note).into_iter().for_each(|new| daemon.happenings.record(new));
+            remember_apart(daemon, name, &note);
         }
         ShardEvent::Stopped => volume.ended.set(true),
         ShardEvent::Fatal(reason) => {
@@ -184,6 +186,19 @@ fn on_event(daemon: &Rc<Daemon>, name: &str, event: ShardEvent) -> Option<String
         }
     }
     None
+}
+
+/// Since when the servers are apart is what an operator asks first who has to choose between two copies.
+fn remember_apart(daemon: &Daemon, volume: &str, note: &Note) {
+    let state_dir = &daemon.config.this_node().state_dir;
+    let done = match note {
+        Note::SessionEnded { .. } => remembered::set_apart(state_dir, volume),
+        Note::Joined { .. } => remembered::clear_apart(state_dir, volume),
+        _ => return,
+    };
+    if let Err(error) = done {
+        tracing::warn!(volume, "since when the servers are apart can't be noted in {}: {error}", state_dir.display());
+    }
 }
 
 fn probe(daemon: &Rc<Daemon>, volume: &Rc<Volume>) {

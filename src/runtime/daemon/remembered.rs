@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Ending of the file that keeps a volume disconnected; its name is the volume's.
 const DISCONNECTED: &str = "disconnected";
+/// Ending of the file that says since when a volume's servers are apart.
+const APART: &str = "apart";
 
 /// Whether the operator disconnected a volume and did not connect it since.
 pub fn is_disconnected(state_dir: &Path, volume: &str) -> bool {
@@ -23,6 +26,33 @@ pub fn set_disconnected(state_dir: &Path, volume: &str, disconnected: bool) -> i
         return Err(error);
     }
     File::open(state_dir)?.sync_all()
+}
+
+/// Since when a volume's servers are apart, as this one saw it, in seconds since 1970.
+pub fn apart_since(state_dir: &Path, volume: &str) -> Option<u64> {
+    std::fs::read_to_string(apart(state_dir, volume)).ok()?.trim().parse().ok()
+}
+
+/// The servers are apart from now on, if they were not before. Only a note for people: not worth a sync.
+pub fn set_apart(state_dir: &Path, volume: &str) -> io::Result<()> {
+    let path = apart(state_dir, volume);
+    if path.exists() {
+        return Ok(());
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs());
+    std::fs::write(path, format!("{now}\n"))
+}
+
+/// The servers are together again.
+pub fn clear_apart(state_dir: &Path, volume: &str) -> io::Result<()> {
+    match std::fs::remove_file(apart(state_dir, volume)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn apart(state_dir: &Path, volume: &str) -> PathBuf {
+    state_dir.join(format!("{volume}.{APART}"))
 }
 
 fn mark(state_dir: &Path, volume: &str) -> PathBuf {
@@ -43,5 +73,20 @@ mod tests {
             assert_eq!((is_disconnected(state, "vol0"), is_disconnected(state, "vol1")), (disconnected, false));
         }
         assert!(set_disconnected(&state.join("gone"), "vol0", true).is_err());
+    }
+
+    #[test]
+    fn the_first_moment_apart_is_kept_until_both_are_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        assert_eq!(apart_since(state, "vol0"), None);
+        set_apart(state, "vol0").unwrap();
+        assert!(apart_since(state, "vol0").is_some_and(|since| since > 1_700_000_000));
+        std::fs::write(state.join("vol0.apart"), "77\n").unwrap();
+        set_apart(state, "vol0").unwrap();
+        assert_eq!((apart_since(state, "vol0"), apart_since(state, "vol1")), (Some(77), None));
+        clear_apart(state, "vol0").unwrap();
+        clear_apart(state, "vol0").unwrap();
+        assert_eq!(apart_since(state, "vol0"), None);
     }
 }

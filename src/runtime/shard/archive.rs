@@ -39,7 +39,7 @@ impl Archives {
 
     fn work_of(&self, work: Archive, disk: &Disk) -> Result<Work, String> {
         Ok(match work {
-            Archive::Save { range } => Work::Save(range),
+            Archive::Save { range, zeroes } => Work::Save { range, zeroes },
             Archive::Finish => Work::Finish,
             Archive::Open { resumed, device, ours, theirs, size_bytes } => {
                 let disk =
