@@ -128,7 +128,7 @@ fn the_standby_takes_over_from_a_killed_owner_and_the_old_owner_returns_as_stand
     let mut client = pair.client(BETA);
     assert_holds(&mut client, 0, 3 << 20, 0x33);
     write(&mut client, 8 * MIB, MIB as usize, 0x44);
-    assert!(told(&pair).last().is_some_and(|last| last == "beta start failover"), "{:?}", told(&pair));
+    pair.wait("the hook to be told", |pair| told(pair).ends_with(&["beta start failover".into()]).then_some(()));
 
     pair.start(ALPHA);
     // What happened to alpha before it was killed is still known there.

@@ -10,6 +10,7 @@ mod commands;
 mod crashes;
 mod filesystem;
 mod floating;
+mod following;
 mod groups;
 mod reload;
 mod scripted;

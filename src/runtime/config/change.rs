@@ -10,6 +10,7 @@ use super::group::{GroupConfig, ResourceConfig, What};
 use super::settings::{DaemonSettings, VolumeSettings};
 use super::{Config, VolumeConfig};
 use crate::runtime::resource::address::AddressConfig;
+use crate::runtime::resource::files::FilesConfig;
 use crate::runtime::resource::filesystem::FileSystemConfig;
 use crate::runtime::resource::service::ServiceConfig;
 
@@ -104,6 +105,8 @@ fn change_resource(resource: &mut ResourceConfig, new: &ResourceConfig) {
             skip: old.skip,
             ..new.clone()
         }),
+        (What::Files(old), What::Files(new)) => What::Files(FilesConfig { paths: old.paths.clone(), ..new.clone() }),
+        (What::Dns(_), What::Dns(new)) => What::Dns(new.clone()),
         (What::Script(_), What::Script(new)) => What::Script(new.clone()),
         (What::Service(old), What::Service(new)) => What::Service(ServiceConfig {
             unit: old.unit.clone(),

@@ -34,6 +34,12 @@ impl<'d> Document<'d> {
         self.problems.borrow_mut().push(Problem { line, key: key.into(), reason: reason.into(), next: next.into() });
     }
 
+    /// Records a problem at a line of the file.
+    pub fn problem_at(&self, line: usize, key: &str, reason: impl Into<String>, next: impl Into<String>) {
+        let problem = Problem { line: Some(line), key: key.into(), reason: reason.into(), next: next.into() };
+        self.problems.borrow_mut().push(problem);
+    }
+
     /// Line number of a byte of the file, from 1.
     pub fn line(&self, offset: usize) -> usize {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
@@ -58,10 +64,14 @@ impl<'d> Document<'d> {
         self.file
     }
 
+    /// The directory of the file.
+    pub fn folder(&self) -> &'d Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+
     /// A path of the file: relative ones are relative to the file.
     pub fn path(&self, text: &str) -> PathBuf {
-        let folder = self.file.parent().unwrap_or(Path::new(""));
-        folder.join(text)
+        self.folder().join(text)
     }
 }
 

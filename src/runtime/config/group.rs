@@ -7,14 +7,17 @@
 //! ...
 //! ```
 //! Resources start in the order of their kinds, and within a kind in the order of the file, after the volumes; they stop
-//! in reverse. `after` names others that must be up before.
+//! in reverse. `after` names others that must be up before, and moves a resource behind them.
 
 use super::document::{Document, Section};
+use super::order::order;
 use super::read::{self, Placed};
 use super::settings::{CommandLine, Kind, Row, read_value, settings};
 use super::units;
 use crate::base::ids::NodeId;
 use crate::runtime::resource::address::AddressConfig;
+use crate::runtime::resource::dns::DnsConfig;
+use crate::runtime::resource::files::FilesConfig;
 use crate::runtime::resource::filesystem::FileSystemConfig;
 use crate::runtime::resource::script::ScriptConfig;
 use crate::runtime::resource::service::ServiceConfig;
@@ -141,6 +144,8 @@ pub struct ResourceConfig {
     pub skip_on: [bool; 2],
     /// What every resource has.
     pub times: ResourceTimes,
+    /// Line of its section in the file.
+    pub line: usize,
 }
 
 /// The kinds of resources with their settings.
@@ -149,8 +154,12 @@ pub struct ResourceConfig {
 pub enum What {
     /// A mounted file system.
     FileSystem(FileSystemConfig),
+    /// Configuration files that are the same on both servers.
+    Files(FilesConfig),
     /// A floating IP address.
     Address(AddressConfig),
+    /// A host name in the DNS.
+    Dns(DnsConfig),
     /// Programs run at the start and the stop.
     Script(ScriptConfig),
     /// A supervised service.
@@ -162,7 +171,9 @@ impl What {
     pub fn name(&self) -> &str {
         match self {
             What::FileSystem(config) => &config.name,
+            What::Files(config) => &config.name,
             What::Address(config) => &config.name,
+            What::Dns(config) => &config.name,
             What::Script(config) => &config.name,
             What::Service(config) => &config.name,
         }
@@ -172,7 +183,9 @@ impl What {
     pub fn kind(&self) -> &'static str {
         match self {
             What::FileSystem(_) => "filesystem",
+            What::Files(_) => "files",
             What::Address(_) => "address",
+            What::Dns(_) => "dns",
             What::Script(_) => "script",
             What::Service(_) => "service",
         }
@@ -180,7 +193,7 @@ impl What {
 }
 
 /// Keys of the sections, in the order of the start.
-const KINDS: [&str; 4] = ["filesystem", "address", "script", "service"];
+const KINDS: [&str; 6] = ["filesystem", "files", "address", "dns", "script", "service"];
 
 /// Reads every `[[group]]`.
 pub fn read_groups(root: &Section<'_, '_>, nodes: &[&str], node: Option<NodeId>) -> Vec<Placed<GroupConfig>> {
@@ -242,27 +255,49 @@ fn read_resources(section: &Section<'_, '_>, nodes: &[&str], node: Option<NodeId
         let next = format!("describe at most {RESOURCES_MAX}");
         section.document().problem(Some(section.span.clone()), &section.key(""), reason, next);
     }
-    let mut resources: Vec<ResourceConfig> = Vec::new();
-    for (mut resource, after, span, prefix) in read {
-        let problem = |reason: String, next: &str| {
-            section.document().problem(Some(span.clone()), &format!("{prefix}after"), reason, next);
-        };
-        if resources.iter().any(|other| other.name == resource.name) {
-            let reason = format!("the name \"{}\" is used twice in this group", resource.name);
-            section.document().problem(Some(span.clone()), &format!("{prefix}name"), reason, "choose another");
+    in_order(section, read)
+}
+
+/// The resources in the order of their start, each with the places of those it needs.
+fn in_order(section: &Section<'_, '_>, mut read: Vec<ReadResource>) -> Vec<ResourceConfig> {
+    let document = section.document();
+    let names: Vec<String> = read.iter().map(|(resource, ..)| resource.name.clone()).collect();
+    for (index, (resource, after, span, prefix)) in read.iter_mut().enumerate() {
+        if let Some(other) = names[..index].iter().position(|name| *name == resource.name) {
+            let reason = format!("the name \"{}\" is used twice in this group", names[other]);
+            document.problem(Some(span.clone()), &format!("{prefix}name"), reason, "choose another");
         }
         for name in after {
-            match resources.iter().position(|other| other.name == name) {
-                Some(index) => resource.needs.push(index),
-                None => problem(
-                    format!("\"{name}\" is no resource of this group that starts before it"),
-                    "name one of an earlier kind, or one that stands before it in the file",
-                ),
+            match names.iter().position(|other| other == name) {
+                Some(other) => resource.needs.push(other),
+                None => {
+                    let reason = format!("\"{name}\" is no resource of this group");
+                    let next = format!("name others of it: {}", names.join(", "));
+                    document.problem(Some(span.clone()), &format!("{prefix}after"), reason, next);
+                }
             }
         }
-        resources.push(resource);
     }
-    resources
+    let needs: Vec<Vec<usize>> = read.iter().map(|(resource, ..)| resource.needs.clone()).collect();
+    let order = match order(&needs) {
+        Ok(order) => order,
+        Err(circle) => {
+            let (_, _, span, prefix) = &read[circle[0]];
+            let mut words: Vec<&str> = circle.iter().map(|index| names[*index].as_str()).collect();
+            words.push(&names[circle[0]]);
+            let reason = format!("a circle: {}", words.join(" after "));
+            document.problem(Some(span.clone()), &format!("{prefix}after"), reason, "remove one of these");
+            return Vec::new();
+        }
+    };
+    let place = |old: &usize| order.iter().position(|placed| placed == old).expect("everything has its place");
+    let mut resources: Vec<Option<ResourceConfig>> = read.into_iter().map(|(resource, ..)| Some(resource)).collect();
+    let mut take = |index: &usize| {
+        let mut resource = resources[*index].take().expect("each has one place");
+        resource.needs = resource.needs.iter().map(place).collect();
+        resource
+    };
+    order.iter().map(&mut take).collect()
 }
 
 type ReadResource = (ResourceConfig, Vec<String>, Range<usize>, String);
@@ -288,6 +323,19 @@ fn read_resource(section: Section<'_, '_>, kind: &str, nodes: &[&str], node: Opt
     let skip = node.is_some_and(|node| skip_on[usize::from(node.0)]);
     let what = match kind {
         "filesystem" => own(&section).map(What::FileSystem),
+        "files" => own(&section).map(|config: FilesConfig| {
+            if let Err(trouble) = config.check() {
+                let key = section.prefix.trim_end_matches('.');
+                section.document().problem(Some(section.span.clone()), key, trouble.reason, trouble.next);
+            }
+            What::Files(config)
+        }),
+        "dns" => own(&section).map(|mut config: DnsConfig| {
+            if let Some(key) = &mut config.key {
+                key.secret_file = section.document().folder().join(&key.secret_file);
+            }
+            What::Dns(config)
+        }),
         "address" => own(&section).map(|mut config: AddressConfig| {
             if let Err(trouble) = config.check() {
                 let key = section.prefix.trim_end_matches('.');
@@ -301,7 +349,8 @@ fn read_resource(section: Section<'_, '_>, kind: &str, nodes: &[&str], node: Opt
         _ => own(&section).map(What::Service),
     }?;
     let name = what.name().to_string();
-    let resource = ResourceConfig { name, what, needs: Vec::new(), skip, skip_on, times };
+    let line = section.document().line(section.span.start);
+    let resource = ResourceConfig { name, what, needs: Vec::new(), skip, skip_on, times, line };
     Some((resource, after, section.span.clone(), section.prefix.clone()))
 }
 
@@ -339,11 +388,10 @@ fn plain(value: &DeValue<'_>) -> Value {
     }
 }
 
-/// Reports groups of the same name, volumes that are not there or in two groups, and floating addresses used twice.
+/// Reports groups of the same name, volumes that are not there or in two groups, and what two resources have.
 pub fn check(document: &Document<'_>, groups: &[Placed<GroupConfig>], volumes: &[&str]) {
     let mut names: Vec<(&str, usize)> = Vec::new();
     let mut owners: Vec<(&str, &str)> = Vec::new();
-    let mut addresses: Vec<(std::net::IpAddr, &str)> = Vec::new();
     for group in groups {
         let (value, span) = (&group.value, group.span.clone());
         let problem = |key: &str, reason: String, next: &str| {
@@ -358,6 +406,9 @@ pub fn check(document: &Document<'_>, groups: &[Placed<GroupConfig>], volumes: &
             );
         }
         names.push((&value.name, line));
+        if value.volumes.is_empty() {
+            problem("volumes", "it has no volume".into(), "name at least one");
+        }
         for volume in &value.volumes {
             if !volumes.contains(&volume.as_str()) {
                 problem("volumes", format!("there is no volume \"{volume}\""), "name volumes of this file");
@@ -367,15 +418,8 @@ pub fn check(document: &Document<'_>, groups: &[Placed<GroupConfig>], volumes: &
             }
             owners.push((volume, &value.name));
         }
-        for resource in &value.resources {
-            let What::Address(config) = &resource.what else { continue };
-            if let Some((_, other)) = addresses.iter().find(|(address, _)| *address == config.address) {
-                let reason = format!("the address {} is in group \"{other}\" already", config.address);
-                problem(&resource.name, reason, "remove one");
-            }
-            addresses.push((config.address, &value.name));
-        }
     }
+    super::claims::check(document, groups);
 }
 
 #[cfg(test)]
@@ -474,6 +518,15 @@ skip_on = ["alpha"]
     }
 
     #[test]
+    fn a_resource_waits_for_what_it_comes_after() {
+        let later = GROUP.replace("ping = [", "after = [\"postgres\"]\nping = [").replace("[\"data\", \"ip\"]", "[]");
+        let config = read(&format!("{PAIR}{later}")).unwrap();
+        let names: Vec<&str> = config.groups[0].resources.iter().map(|resource| resource.name.as_str()).collect();
+        assert_eq!(names, ["data", "postgres", "ip"]);
+        assert_eq!(config.groups[0].resources[2].needs, [1]);
+    }
+
+    #[test]
     fn without_a_group_everything_is_by_hand() {
         let config = read(PAIR).unwrap();
         assert!(config.groups.is_empty() && config.arbiter.is_none());
@@ -490,6 +543,13 @@ skip_on = ["alpha"]
             ("mount_point", "mountpoint", "group.db.filesystem[1]", "mountpoint"),
             ("address = \"192.0.2.10\"", "address = \"192.0.2.300\"", "group.db.address[1]", "invalid IP address"),
             ("after = [\"data\", \"ip\"]", "after = [\"date\"]", "group.db.service[1].after", "\"date\""),
+            ("volumes = [\"vol0\"]", "volumes = []", "group.db.volumes", "no volume"),
+            (
+                "kind = \"ext4\"",
+                "kind = \"ext4\"\nafter = [\"postgres\"]",
+                "group.db.filesystem[1].after",
+                "a circle: data after postgres after data",
+            ),
             ("skip_on = [\"alpha\"]", "skip_on = [\"gamma\"]", "group.db.service[1].skip_on", "no node"),
             ("name = \"ip\"", "name = \"data\"", "group.db.address[1].name", "used twice"),
             ("mode = \"arbiter\"", "mode = \"quorum\"", "failover.mode", "arbiter+fencing"),
@@ -537,7 +597,14 @@ skip_on = ["alpha"]
         let twice =
             format!("{PAIR}{GROUP}{}", GROUP.split_once("[[group]]").unwrap().1.replacen("\n", "\n[[group]]\n", 1));
         let told = read(&twice).map(|_| ()).unwrap_err().to_string();
-        for words in ["described twice", "in group \"db\" already", "192.0.2.10"] {
+        for words in [
+            "described twice",
+            "the volume \"vol0\" is in group \"db\" already",
+            "the address 192.0.2.10 belongs to address \"ip\" of group \"db\" already (line 37)",
+            "the device /dev/twinblock/vol0 belongs to filesystem \"data\" of group \"db\" already",
+            "the mount point /srv/db belongs",
+            "the unit postgresql.service belongs",
+        ] {
             assert!(told.contains(words), "{words}: {told}");
         }
     }

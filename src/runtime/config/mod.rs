@@ -22,6 +22,9 @@ pub mod change;
 pub mod form;
 
 mod check;
+mod claims;
+mod kinds;
+mod order;
 mod read;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::failover::{ArbiterTimes, FailoverSettings, FencingTimes};
 use super::group::{GROUPS_MAX, GroupSettings, ResourceTimes};
+use super::kinds;
 use super::settings::{DaemonSettings, Row, VolumeSettings};
 use super::{ADDRESSES_MAX, NAME_BYTES_MAX, VOLUMES_MAX};
 use crate::base::limits;
@@ -270,14 +271,20 @@ pub fn markdown() -> String {
     rows(&mut out, FencingTimes::ROWS);
     keys(&mut out, &format!("`[[group]]`, at most {GROUPS_MAX}"), GROUP);
     rows(&mut out, GroupSettings::ROWS);
-    let _ = writeln!(
-        out,
-        "What else moves with the volumes stands in sections `[[group.filesystem]]`, `[[group.address]]`,\n\
-         `[[group.script]]` and `[[group.service]]`, behind their `[[group]]`. They start in this order and stop in \
-         reverse.\n"
+    out.push_str(
+        "What else moves with the volumes stands in sections behind their `[[group]]`, which have the settings of every\n\
+         resource and those of their kind. They start in the order of the kinds below, within a kind in the order of the\n\
+         file, and stop in reverse; `after` moves one behind others.\n\n",
     );
     keys(&mut out, "Every resource", RESOURCE);
     rows(&mut out, ResourceTimes::ROWS);
+    for (title, rows) in kinds::KINDS {
+        let _ = writeln!(out, "## {title}\n\n| setting | kind | default | meaning |\n|---|---|---|---|");
+        for (key, kind, default, doc) in *rows {
+            let _ = writeln!(out, "| `{key}` | {kind} | {default} | {doc} |");
+        }
+        out.push('\n');
+    }
     out.push_str("## `[daemon]`\n\n| setting | kind | default | bounds | meaning |\n|---|---|---|---|---|\n");
     rows(&mut out, DaemonSettings::ROWS);
     out.push_str("## Fixed times\n\nNo settings: here because they tell how long things take.\n\n");

@@ -1,7 +1,7 @@
 //! Do both servers run with the same settings and the same software? Each asks the other for its settings whenever one of
 //! them may have changed, and says by name what differs.
 
-use super::Daemon;
+use super::{Daemon, files};
 use crate::runtime::config::Config;
 use crate::runtime::config::form::{Difference, Form};
 use crate::runtime::peer::{Local, aside};
@@ -194,15 +194,10 @@ pub fn answer_peer(daemon: &Rc<Daemon>, local: &Local) {
             match question {
                 Question::Config { digest } => answer(&daemon, digest),
                 Question::Files { group, resource, .. } => {
-                    (keep_files(&daemon, &group, &resource, body).await, Vec::new())
+                    (files::keep(&daemon, &group, resource, body).await, Vec::new())
                 }
             }
         })
     }));
     let _ = local.asides.set(asides);
-}
-
-async fn keep_files(daemon: &Daemon, group: &str, resource: &str, _bundle: Vec<u8>) -> Answer {
-    let node = &daemon.config.this_node().name;
-    Answer::Refused(format!("{node} has no files {resource} in a group {group}"))
 }

@@ -13,11 +13,12 @@ use crate::runtime::events::Events;
 use crate::runtime::fencing::agent::AgentSpec;
 use crate::runtime::fencing::script::ScriptSpec;
 use crate::runtime::fencing::{Fencing, FencingSpec, Names, Times};
-use crate::runtime::group::{GroupChange, GroupSpec, Groups, GroupsSpec};
+use crate::runtime::group::{GroupChange, GroupSpec, Groups, GroupsSpec, Outgoing};
 use crate::runtime::heartbeat::{HeartbeatSpec, PathSpec};
 use crate::runtime::resource::{Context, DiskOutcome, Place, Reason, address};
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Longest time one read of a server's power may take.
 const POWER_STATUS_TIME: Duration = Duration::from_secs(5);
@@ -29,6 +30,7 @@ pub fn start(
     identity: interface::Identity,
     seed: u64,
     events: Events,
+    files: mpsc::Sender<Outgoing>,
 ) -> Result<Option<Groups>, Failure> {
     if config.groups.is_empty() {
         return Ok(None);
@@ -42,6 +44,7 @@ pub fn start(
         node: config.node,
         state_dir: config.this_node().state_dir.clone(),
         events,
+        files,
         heartbeats: HeartbeatSpec {
             cluster: config.cluster.clone(),
             secret,

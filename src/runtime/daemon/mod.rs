@@ -23,6 +23,7 @@ mod groups;
 mod compare;
 mod control;
 mod events;
+mod files;
 mod reload;
 mod replace;
 
@@ -118,7 +119,8 @@ async fn run_on_runtime(config: Config, log_is_fixed: bool) -> Result<Exit, Fail
     }
     let seed = volume::random().map_err(|error| Failure::new(Exit::Failed, error))?;
     let happenings = events::start(&config)?;
-    let groups = groups::start(&config, &volumes, identity, seed, happenings.clone())?;
+    let (out, files) = mpsc::channel(1);
+    let groups = groups::start(&config, &volumes, identity, seed, happenings.clone(), out)?;
     let (running, waiting) = (RefCell::new(Rc::new(config.clone())), RefCell::default());
     let daemon = Rc::new(Daemon {
         config,
@@ -134,6 +136,7 @@ async fn run_on_runtime(config: Config, log_is_fixed: bool) -> Result<Exit, Fail
     compare::answer_peer(&daemon, &daemon.local);
     serve_peer(&daemon, bound.peer);
     tokio::task::spawn_local(compare::keep_comparing(daemon.clone()));
+    tokio::task::spawn_local(files::keep_carrying(daemon.clone(), files));
     serve_control(&daemon, bound.control);
     say!(
         "twinblock: node {} of cluster {} is ready, {}",

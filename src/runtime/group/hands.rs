@@ -3,29 +3,35 @@
 use super::asked::{Asked, Fence};
 use super::book::Book;
 use super::doors::Doors;
-use super::make::{make, settings, watches};
+use super::make::{Made, Maker, settings, watches};
 use super::watch::{Found, Rhythm, Watch};
 use crate::base::group::{Reason, StepVerb};
 use crate::base::time::Moment;
 use crate::io::clock::{calendar, now};
 use crate::logic::failover::interface::{ArbiterCall, Gate, Input};
 use crate::runtime::config::group::{ResourceConfig, What};
+use crate::runtime::resource::files::SyncedFiles;
 use crate::runtime::resource::service::end_left_behind;
-use crate::runtime::resource::{self, Context, Events, Resource, Verb, run};
+use crate::runtime::resource::{self, Context, Resource, Verb, run};
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 
 /// Longest time for taking off an address that must not stay, and for putting it back.
 const ADDRESS_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// Longest time for finding again what was started before the settings changed.
+const TAKE_OVER_TIME_MAX: Duration = Duration::from_secs(10);
+
 /// A resource with what is known of it here.
 pub struct Slot {
     /// It.
     pub resource: Rc<dyn Resource>,
+    /// The same, when it takes files from the other server.
+    files: Option<Rc<SyncedFiles>>,
     /// Its settings.
     what: What,
     /// The floating address it is: that goes when nothing may leave for clients, whatever the plan says.
@@ -43,10 +49,12 @@ pub struct Slot {
 
 impl Slot {
     /// A resource that is not started.
-    pub fn new(config: ResourceConfig, events: &Events) -> Slot {
+    pub fn new(config: ResourceConfig, maker: &Maker) -> Slot {
+        let Made { resource, files } = maker.make(&config.what);
         let (turn, started) = (Rc::default(), Rc::default());
         Slot {
-            resource: make(&config.what, events),
+            resource,
+            files,
             address: match &config.what {
                 What::Address(address) => Some(address.address),
                 _ => None,
@@ -85,8 +93,8 @@ pub struct Hands {
     pub book: Rc<RefCell<Book>>,
     /// What scripts and services are told, but for the reason.
     pub context: Context,
-    /// Where resources tell what happens to them.
-    pub events: Events,
+    /// Makes resources whose settings changed.
+    pub maker: Maker,
     /// Where answers go.
     pub answers: mpsc::UnboundedSender<Input>,
     /// Where monitors tell.
@@ -112,6 +120,20 @@ impl Hands {
         }
     }
 
+    /// Files came from the other server; they are kept when no verb is under way.
+    pub fn files(&self, resource: &str, bundle: Vec<u8>, answer: oneshot::Sender<Result<(), String>>) {
+        let slot = self.slots.iter().find(|slot| slot.resource.name() == resource);
+        let Some((files, turn)) = slot.and_then(|slot| Some((slot.files.clone()?, slot.turn.clone()))) else {
+            let reason = format!("{} has no files {resource} in the group {}", self.context.node, self.context.group);
+            return answer.send(Err(format!("{reason}; use the same configuration on both servers"))).unwrap_or(());
+        };
+        tokio::task::spawn_local(async move {
+            let _turn = turn.lock().await;
+            let kept = files.receive(bundle).await.map_err(|trouble| trouble.to_string());
+            answer.send(kept).unwrap_or(());
+        });
+    }
+
     /// Goes by other settings of the same resources from here on; a step under way ends by the old ones.
     pub fn reconfigure(&mut self, resources: Vec<ResourceConfig>) {
         for (slot, new) in self.slots.iter_mut().zip(resources) {
@@ -121,7 +143,7 @@ impl Hands {
                 continue;
             }
             if !slot.resource.reconfigure(settings(&new.what)) {
-                slot.resource = make(&new.what, &self.events);
+                Made { resource: slot.resource, files: slot.files } = self.maker.make(&new.what);
                 if watches(&new.what) && slot.started.get() && !slot.suspended.get() {
                     take_over(slot, &self.context);
                 }
@@ -234,7 +256,7 @@ fn take_over(slot: &Slot, context: &Context) {
         let _turn = turn.lock().await;
         // A stop that came between had the last word.
         if started.get()
-            && let Err(trouble) = run(&*resource, Verb::Start, &context, Instant::now() + ADDRESS_TIME_MAX).await
+            && let Err(trouble) = run(&*resource, Verb::Start, &context, Instant::now() + TAKE_OVER_TIME_MAX).await
         {
             tracing::error!("{trouble}");
         }

@@ -26,4 +26,5 @@ mod task;
 
 mod thread;
 
+pub use self::make::Outgoing;
 pub use self::thread::{GroupChange, GroupSpec, Groups, GroupsSpec};

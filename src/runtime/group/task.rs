@@ -40,6 +40,8 @@ pub(super) enum Call {
     OrderDone { volume: String, id: u64, result: Result<(), String> },
     /// An operator's command.
     Command { verb: Verb, answer: oneshot::Sender<CommandOutcome> },
+    /// Files of a resource came from the other server.
+    Files { resource: String, bundle: Vec<u8>, answer: oneshot::Sender<Result<(), String>> },
     /// Other settings.
     Reconfigure(Box<GroupChange>),
     /// Everything that is shown.
@@ -244,6 +246,7 @@ impl Task {
                 self.own.commands.insert(id, answer);
                 inputs.push(Input::Command { id, verb });
             }
+            Call::Files { resource, bundle, answer } => self.own.hands.files(&resource, bundle, answer),
             Call::Reconfigure(change) => self.reconfigure(*change),
             Call::Status(answer) => self.status(answer),
             Call::Explain(answer) => {

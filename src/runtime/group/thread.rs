@@ -5,6 +5,7 @@ use super::asked::{Asked, Fence};
 use super::book::Book;
 use super::doors::Doors;
 use super::hands::{Hands, Slot};
+use super::make::{Maker, Outgoing, Way};
 use super::remembered;
 use super::task::{self, Call, Parts, ShardVolume, Sources, ended};
 use crate::base::command::CommandOutcome;
@@ -29,7 +30,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 /// One group, as the daemon describes it to the thread.
@@ -74,6 +75,8 @@ pub struct GroupsSpec {
     pub heartbeats: HeartbeatSpec,
     /// Where what happens is kept.
     pub events: Events,
+    /// Where files for the other server go.
+    pub files: mpsc::Sender<Outgoing>,
 }
 
 /// Calls the groups from any thread.
@@ -117,6 +120,13 @@ impl Groups {
     /// A volume has carried out an order.
     pub fn order_done(&self, group: &str, volume: &str, id: u64, result: Result<(), String>) {
         self.call(group, Call::OrderDone { volume: volume.to_string(), id, result });
+    }
+
+    /// Files of a resource came from the other server. Whether they are kept; the error is a clause.
+    pub async fn files(&self, group: &str, resource: String, bundle: Vec<u8>) -> Result<(), String> {
+        let (answer, kept) = oneshot::channel();
+        self.call(group, Call::Files { resource, bundle, answer });
+        kept.await.unwrap_or_else(|_| Err("the group has stopped with its daemon".into()))
     }
 
     /// A group goes by other settings from here on.
@@ -201,10 +211,13 @@ fn begin(spec: GroupsSpec, receivers: Vec<mpsc::UnboundedReceiver<Call>>) -> Res
     tokio::task::spawn_local(watch_refused(heartbeats.clone(), spec.events.clone()));
     let names = spec.groups.iter().map(|group| group.settings.group.clone()).collect();
     let mut tasks = Vec::new();
+    let turns = Rc::new(Semaphore::new(1));
     for (index, (group, calls)) in spec.groups.into_iter().zip(receivers).enumerate() {
         let identity = Identity { seed: spec.identity.seed.wrapping_add(index as u64), ..spec.identity };
+        let name = group.settings.group.clone();
+        let way = Rc::new(Way { group: name, out: spec.files.clone(), turns: turns.clone() });
         let common = (heartbeats.clone(), spec.events.clone());
-        let (parts, sources) = prepare(group, index, identity, calls, common, &spec.state_dir)?;
+        let (parts, sources) = prepare(group, index, identity, calls, common, &spec.state_dir, way)?;
         tasks.push(tokio::task::spawn_local(task::run(parts, sources)));
     }
     Ok((tasks, events, names))
@@ -217,6 +230,7 @@ fn prepare(
     calls: mpsc::UnboundedReceiver<Call>,
     (heartbeats, happenings): (Rc<Heartbeats>, Events),
     state_dir: &std::path::Path,
+    way: Rc<Way>,
 ) -> Result<(Parts, Sources), String> {
     let name = spec.settings.group.clone();
     let memory_file = remembered::file(state_dir, &name);
@@ -241,14 +255,17 @@ fn prepare(
         let group = name.clone();
         tokio::task::spawn_local(async move { asked.watch(&group).await });
     }
+    let folder = spec.context.state_dir.join(format!("files.{name}"));
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
+    let maker = Maker { events, node: spec.context.node.clone(), folder, way };
     let hands = Hands {
         arbiter,
         fencing,
         book: Rc::new(RefCell::new(Book::new(spec.settings.resources.iter().map(|one| one.skip), calendar()))),
-        slots: spec.resources.into_iter().map(|resource| Slot::new(resource, &events)).collect(),
+        slots: spec.resources.into_iter().map(|resource| Slot::new(resource, &maker)).collect(),
         doors: Doors::new(spec.volumes.iter().map(|(_, shard)| shard.clone()).collect()),
         context: spec.context,
-        events,
+        maker,
         answers,
         found,
     };

@@ -18,11 +18,11 @@ use crate::wire::files::Bundle;
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -54,12 +54,49 @@ pub struct FilesConfig {
     pub look_interval: Duration,
 }
 
+impl FilesConfig {
+    /// What is wrong with it whatever the server.
+    pub fn check(&self) -> Result<(), Trouble> {
+        let refuse = |reason: String, next: &str| Err(Trouble::config(&self.name, reason, next));
+        if self.paths.is_empty() || self.paths.len() > PATHS_MAX {
+            return refuse(format!("there are {} paths", self.paths.len()), "list from 1 to 64");
+        }
+        if !(1..=BYTES_MAX).contains(&self.bytes_max) {
+            return refuse(
+                format!("bytes_max is {}", self.bytes_max),
+                "choose at most 48 MiB: this is for configuration",
+            );
+        }
+        for (index, path) in self.paths.iter().enumerate() {
+            let plain: PathBuf = path.components().collect();
+            let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
+            if !path.is_absolute() || plain.as_os_str() != path.as_os_str() || climbs || path.parent().is_none() {
+                return refuse(
+                    format!("{} is no plain absolute path", path.display()),
+                    "write it from the root, without dots",
+                );
+            }
+            let nested = |other: &PathBuf| other.starts_with(path) || path.starts_with(other);
+            if let Some(other) = self.paths[index + 1..].iter().find(|other| nested(other)) {
+                let reason = format!("{} and {} contain each other", path.display(), other.display());
+                return refuse(reason, "list only the outer one");
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Carries a bundle to the same resource on the other server, where [`SyncedFiles::receive`] takes it. Ends with success
 /// when it was kept there; the error is a clause for people.
 pub trait Transport {
     /// Sends the newest bundle of a resource.
     fn send<'a>(&'a self, resource: &'a str, bundle: Vec<u8>)
     -> Pin<Box<dyn Future<Output = Result<(), String>> + 'a>>;
+
+    /// Bundles that may be in memory at a time to be sent, where resources share that.
+    fn turns(&self) -> Option<Rc<Semaphore>> {
+        None
+    }
 }
 
 /// Files of a group on this server.
@@ -129,7 +166,12 @@ impl SyncedFiles {
             let reason = "files came from the other server while the group is started here".to_string();
             return refuse(reason, "find out why both servers have the group started");
         }
-        let bundle = match Bundle::from_bytes(&bytes) {
+        let (bytes, bundle) = blocking(move || {
+            let bundle = Bundle::from_bytes(&bytes);
+            (bytes, bundle)
+        })
+        .await;
+        let bundle = match bundle {
             Ok(bundle) => bundle,
             Err(error) => {
                 let reason = format!("what came from the other server is no bundle of files: {error}");
@@ -137,12 +179,17 @@ impl SyncedFiles {
             }
         };
         shared.fits(&bundle)?;
-        if let Some(kept) = shared.load(&shared.bundle_file())?
+        if let Some(kept) = shared.load().await?
             && (kept.version > bundle.version || kept.version == bundle.version && kept != bundle)
         {
             let reason =
                 format!("version {} came, but version {} of {} is kept here", bundle.version, kept.version, kept.node);
-            return refuse(reason, "both servers had the group by themselves: compare the files by hand");
+            let next = format!(
+                "both servers changed them by themselves: compare the files, then remove {} on the server whose changes \
+                 are to be given up",
+                shared.bundle_file().display()
+            );
+            return refuse(reason, &next);
         }
         let (file, version) = (shared.bundle_file(), bundle.version);
         blocking(move || files::write_atomically(&file, &bytes)).await.map_err(|error| shared.unwritten(&error))?;
@@ -151,35 +198,11 @@ impl SyncedFiles {
     }
 
     fn check_now(&self) -> Result<(), Trouble> {
-        let config = &self.shared.config;
-        let refuse = |reason: String, next: &str| Err(Trouble::config(&config.name, reason, next));
-        if config.paths.is_empty() || config.paths.len() > PATHS_MAX {
-            return refuse(format!("there are {} paths", config.paths.len()), "list from 1 to 64");
-        }
-        if !(1..=BYTES_MAX).contains(&config.bytes_max) {
-            return refuse(
-                format!("bytes_max is {}", config.bytes_max),
-                "choose at most 48 MiB: this is for configuration",
-            );
-        }
-        for (index, path) in config.paths.iter().enumerate() {
-            let plain: PathBuf = path.components().collect();
-            let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
-            if !path.is_absolute() || plain.as_os_str() != path.as_os_str() || climbs || path.parent().is_none() {
-                return refuse(
-                    format!("{} is no plain absolute path", path.display()),
-                    "write it from the root, without dots",
-                );
-            }
-            let nested = |other: &PathBuf| other.starts_with(path) || path.starts_with(other);
-            if let Some(other) = config.paths[index + 1..].iter().find(|other| nested(other)) {
-                let reason = format!("{} and {} contain each other", path.display(), other.display());
-                return refuse(reason, "list only the outer one");
-            }
-            if self.shared.folder.starts_with(path) {
-                let reason = format!("{} contains the daemon's own files", path.display());
-                return refuse(reason, "list what belongs to the service alone");
-            }
+        let (config, folder) = (&self.shared.config, &self.shared.folder);
+        config.check()?;
+        if let Some(path) = config.paths.iter().find(|path| folder.starts_with(path)) {
+            let reason = format!("{} contains the daemon's own files", path.display());
+            return Err(Trouble::config(&config.name, reason, "list what belongs to the service alone"));
         }
         Ok(())
     }
@@ -284,7 +307,7 @@ impl Shared {
 
     /// What came from the other server, when it is newer than what was last in place here, is put there.
     async fn put_in_place(&self) -> Result<(), Trouble> {
-        let Some(bundle) = self.load(&self.bundle_file())? else { return Ok(()) };
+        let Some(bundle) = self.load().await? else { return Ok(()) };
         self.fits(&bundle)?;
         self.kept.set(bundle.version);
         let placed = std::fs::read_to_string(self.file("placed")).ok().and_then(|text| text.trim().parse::<u64>().ok());
@@ -315,7 +338,7 @@ impl Shared {
     /// Takes up the files as they are, and keeps them when they changed.
     async fn take_up(&self) -> Result<(), Trouble> {
         let (roots, most) = (self.config.paths.clone(), self.config.bytes_max);
-        let kept = self.load(&self.bundle_file())?;
+        let kept = self.load().await?;
         let (file, mark, node) = (self.bundle_file(), self.file("placed"), self.node.clone());
         let done = blocking(move || {
             let entries = files::capture(&roots, most)?;
@@ -346,6 +369,11 @@ impl Shared {
         if self.sent.get() == version {
             return Ok(());
         }
+        let turns = self.transport.turns();
+        let _turn = match &turns {
+            Some(turns) => Some(turns.acquire().await.expect("the semaphore is never closed")),
+            None => None,
+        };
         let file = self.bundle_file();
         let bytes = blocking(move || std::fs::read(file)).await.map_err(|error| error.to_string())?;
         let sent = timeout(SEND_TIME_MAX, self.transport.send(&self.config.name, bytes)).await;
@@ -407,15 +435,19 @@ impl Shared {
         }
     }
 
-    fn load(&self, file: &Path) -> Result<Option<Bundle>, Trouble> {
-        match std::fs::read(file) {
+    /// The newest bundle, if there is one. Not on this thread: it may be large, and its disk slow.
+    async fn load(&self) -> Result<Option<Bundle>, Trouble> {
+        let file = self.bundle_file();
+        let read = blocking(move || std::fs::read(file).map(|bytes| Bundle::from_bytes(&bytes))).await;
+        match read {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.unwritten(&error)),
-            Ok(bytes) => Bundle::from_bytes(&bytes).map(Some).map_err(|error| {
-                let reason = format!("{} is damaged: {error}", file.display());
+            Ok(Ok(bundle)) => Ok(Some(bundle)),
+            Ok(Err(error)) => {
+                let reason = format!("{} is damaged: {error}", self.bundle_file().display());
                 let next = "remove it; the other server's copy, or the files as they are, take its place";
-                Trouble::environment(&self.config.name, reason, next)
-            }),
+                Err(Trouble::environment(&self.config.name, reason, next))
+            }
         }
     }
 

@@ -9,7 +9,9 @@ use super::program;
 use super::{Answer, Context, Resource, State, Status, Trouble, Verb};
 use crate::io::process;
 use serde::{Deserialize, Serialize};
-use std::cell::Cell;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use tokio::time::Instant;
 
 /// Processes named in a message; the others are counted.
@@ -35,57 +37,66 @@ pub struct ScriptConfig {
     pub may_leave_processes: bool,
 }
 
+impl ScriptConfig {
+    fn commands(&self) -> [(Verb, &Option<Vec<String>>); 3] {
+        [(Verb::Start, &self.start), (Verb::Stop, &self.stop), (Verb::Monitor, &self.monitor)]
+    }
+}
+
 /// A script of a group on this server.
 pub struct Script {
-    config: ScriptConfig,
+    name: String,
+    config: RefCell<Rc<ScriptConfig>>,
     started: Cell<bool>,
 }
 
 impl Script {
     /// A script that was not started yet.
     pub fn new(config: ScriptConfig) -> Script {
-        Script { config, started: Cell::new(false) }
+        Script { name: config.name.clone(), config: RefCell::new(Rc::new(config)), started: Cell::new(false) }
     }
 
-    fn commands(&self) -> [(Verb, &Option<Vec<String>>); 3] {
-        let config = &self.config;
-        [(Verb::Start, &config.start), (Verb::Stop, &config.stop), (Verb::Monitor, &config.monitor)]
+    fn config(&self) -> Rc<ScriptConfig> {
+        self.config.borrow().clone()
     }
 
     async fn check_now(&self, deadline: Instant) -> Result<(), Trouble> {
-        if self.commands().iter().all(|(_, command)| command.is_none()) {
+        let config = self.config();
+        if config.commands().iter().all(|(_, command)| command.is_none()) {
             let reason = "it has neither a start, a stop nor a monitor program";
-            return Err(Trouble::config(&self.config.name, reason, "write at least one"));
+            return Err(Trouble::config(&self.name, reason, "write at least one"));
         }
-        for (verb, command) in self.commands() {
+        for (verb, command) in config.commands() {
             if let Some(command) = command {
-                program::check_by(&format!("{} ({verb})", self.config.name), command, deadline).await?;
+                program::check_by(&format!("{} ({verb})", self.name), command, deadline).await?;
             }
         }
         Ok(())
     }
 
     async fn run(&self, verb: Verb, context: &Context, deadline: Instant) -> Result<(), Trouble> {
-        let command = self.commands().into_iter().find(|(of, _)| *of == verb).and_then(|(_, command)| command.as_ref());
+        let config = self.config();
+        let command =
+            config.commands().into_iter().find(|(of, _)| *of == verb).and_then(|(_, command)| command.as_ref());
         let Some(command) = command else { return Ok(()) };
-        let thing = format!("{} ({verb})", self.config.name);
+        let thing = format!("{} ({verb})", self.name);
         // Looked at again: it may have vanished since the check.
         program::check_by(&thing, command, deadline).await?;
-        program::run(&thing, &program::program(command, &self.config.name, context, verb), deadline).await
+        program::run(&thing, &program::program(command, &self.name, context, verb), deadline).await
     }
 
     async fn stop_now(&self, context: &Context, deadline: Instant) -> Result<(), Trouble> {
         self.run(Verb::Stop, context, deadline).await?;
         self.started.set(false);
-        let rest = process::marked(&program::mark(context, &self.config.name));
-        if rest.is_empty() || self.config.may_leave_processes {
+        let rest = process::marked(&program::mark(context, &self.name));
+        if rest.is_empty() || self.config().may_leave_processes {
             return Ok(());
         }
         let named: Vec<String> = rest.iter().take(NAMED_MAX).map(|id| process::describe(*id)).collect();
         let more = rest.len().saturating_sub(NAMED_MAX);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         Err(Trouble::transient(
-            &self.config.name,
+            &self.name,
             format!("after its stop program these still run: {}{more}", named.join(", ")),
             "let the stop program end them, or set `may_leave_processes`",
         ))
@@ -94,7 +105,7 @@ impl Script {
 
 impl Resource for Script {
     fn name(&self) -> &str {
-        &self.config.name
+        &self.name
     }
 
     fn check<'a>(&'a self, _: &'a Context, deadline: Instant) -> Answer<'a> {
@@ -115,6 +126,12 @@ impl Resource for Script {
 
     fn monitor<'a>(&'a self, context: &'a Context, deadline: Instant) -> Answer<'a> {
         Box::pin(self.run(Verb::Monitor, context, deadline))
+    }
+
+    fn reconfigure(&self, settings: &dyn Any) -> bool {
+        let Some(new) = settings.downcast_ref::<ScriptConfig>() else { return false };
+        self.config.replace(Rc::new(new.clone()));
+        true
     }
 
     fn status<'a>(&'a self, _: Instant) -> Answer<'a, Status> {
