@@ -2,8 +2,19 @@
 
 use crate::pair::{ALPHA, BETA, NODES, Pair, assert_holds, write};
 use serde_json::Value;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::time::Duration;
+use twinblock::base::arbiter::InSync;
+use twinblock::base::group::{GroupRole, NodeState, Reason, Wish};
+use twinblock::base::heartbeat::{Heartbeat, VolumeWord};
+use twinblock::base::ids::{BootId, Epoch, Incarnation, NodeId};
+use twinblock::base::limits::HEARTBEAT_PATHS_MAX;
+use twinblock::base::time::Moment;
+use twinblock::wire::heartbeat::{Envelope, Keys};
 
 const MIB: u64 = 1 << 20;
 
@@ -17,15 +28,18 @@ fn configured() -> Pair {
 /// One group in mode `arbiter`, whose arbiter is a directory; a hook writes down what it is told.
 fn add_group(pair: &Pair) {
     std::fs::create_dir(pair.path("arbiter")).unwrap();
-    let hook = "echo $TWINBLOCK_NODE $TWINBLOCK_VERB $TWINBLOCK_EVENT >> \\\"$0\\\"";
+    pair.file("script", "#!/bin/sh\necho $TWINBLOCK_NODE $TWINBLOCK_VERB $TWINBLOCK_EVENT >> \"$1\"\n");
+    let script = pair.path("script");
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let script = script.display();
     let announced = "echo $TWINBLOCK_NODE $TWINBLOCK_EVENT $TWINBLOCK_CHANGE $TWINBLOCK_DONE >> \\\"$0.announced\\\"";
     let told = pair.path("told");
     let told = told.display();
     let sections = format!(
         "[failover]\nmode = \"arbiter\"\nhook = [\"/bin/sh\", \"-c\", \"{announced}\", \"{told}\"]\n[arbiter]\nkind = \"file\"\ndirectory = \"arbiter\"\n\
          [[group]]\nname = \"db\"\nhome = \"alpha\"\nvolumes = [\"vol0\"]\n\
-         [[group.script]]\nname = \"hook\"\nstart = [\"/bin/sh\", \"-c\", \"{hook}\", \"{told}\"]\n\
-         stop = [\"/bin/sh\", \"-c\", \"{hook}\", \"{told}\"]\n"
+         [[group.script]]\nname = \"hook\"\nstart = [\"{script}\", \"{told}\"]\n\
+         stop = [\"{script}\", \"{told}\"]\nmonitor_interval = \"100ms\"\n"
     );
     pair.configure("", &sections);
 }
@@ -46,6 +60,12 @@ fn running() -> Pair {
 fn group(pair: &Pair, node: usize) -> Value {
     let groups: Value = serde_json::from_str(&pair.done(node, &["group", "status", "--json"])).unwrap();
     groups[0]["group"].clone()
+}
+
+/// Everything that is shown of the group on a node.
+fn report(pair: &Pair, node: usize) -> Value {
+    let groups: Value = serde_json::from_str(&pair.done(node, &["group", "status", "--json"])).unwrap();
+    groups[0].clone()
 }
 
 fn wait_group(pair: &mut Pair, node: usize, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -217,21 +237,29 @@ fn a_pair_that_was_run_by_hand_gets_a_group() {
     add_group(&pair);
     pair.start(ALPHA);
     pair.start(BETA);
-    // Who was primary last owns it first.
-    let group = wait_owner(&mut pair, BETA);
+    // Both hold everything: the home server owns it, or beta, when its copy is known to be good a moment earlier.
+    let owner = pair.wait("an owner", |pair| {
+        let owns = |node: usize| {
+            let group = group(pair, node);
+            group["role"] == "owner" && group["serving"] == true
+        };
+        [ALPHA, BETA].into_iter().find(|node| owns(*node))
+    });
+    let other = 1 - owner;
+    let group = group(&pair, owner);
     assert!(group["epoch"].as_u64().unwrap() > 3, "no epoch is used twice: {group}");
-    let mut client = pair.client(BETA);
+    let mut client = pair.client(owner);
     assert_holds(&mut client, 0, MIB as usize, 0x77);
     client.disconnect();
-    wait_group(&mut pair, BETA, "with a peer that may take over", |group| {
+    wait_group(&mut pair, owner, "with a peer that may take over", |group| {
         group["arbiter"]["record"][2].as_array().is_some_and(|insync| insync.len() == 2)
     });
-    pair.kill9(BETA);
-    wait_owner(&mut pair, ALPHA);
+    pair.kill9(owner);
+    wait_owner(&mut pair, other);
     // What was seen of the arbiter outlasts a restart.
-    assert!(pair.path("alpha.d/arbiter.db.json").exists());
-    pair.start(BETA);
-    pair.wait_in_sync(ALPHA);
+    assert!(pair.path(&format!("{}.d/arbiter.db.json", NODES[other])).exists());
+    pair.start(owner);
+    pair.wait_in_sync(other);
 }
 
 #[test]
@@ -306,4 +334,102 @@ fn status_shows_the_evidence_and_explain_what_would_happen() {
     let words = pair.done(ALPHA, &["explain", "db"]);
     assert!(words.contains("if alpha, this server died: nobody would serve"), "{words}");
     pair.fails(ALPHA, &["explain", "nothing"], 2, "no group \"nothing\"");
+}
+
+#[test]
+fn what_is_not_fit_is_said_before_it_is_needed_and_enable_is_refused_with_the_reason() {
+    let mut pair = running();
+    pair.done(ALPHA, &["group", "disable"]);
+    wait_group(&mut pair, BETA, "disabled, too", |group| group["reason"] == "disabled");
+
+    // A script that beta could not run: seen there, told to alpha, and in the way of what would need it.
+    let script = pair.path("script");
+    std::fs::set_permissions(&script, Permissions::from_mode(0o644)).unwrap();
+    let unfit = pair.wait("beta to see that it is not fit", |pair| {
+        Some(report(pair, BETA)).filter(|report| report["resources"][0]["unfit"] == true)
+    });
+    assert!(unfit["resources"][0]["reason"].as_str().unwrap().contains("is not executable"), "{unfit}");
+    assert!(unfit["resources"][0]["next"].as_str().unwrap().contains("chmod +x"), "{unfit}");
+    assert!(unfit["notices"].to_string().contains("hook is stopped"), "{unfit}");
+    pair.wait("alpha to hear of it", |pair| (report(pair, ALPHA)["evidence"]["peer_healthy"] == false).then_some(()));
+    pair.fails(ALPHA, &["group", "enable"], 3, "refused (unhealthy)");
+    pair.fails(ALPHA, &["group", "move"], 3, "beta is not healthy");
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    pair.wait("beta to be fit again", |pair| (report(pair, BETA)["resources"][0]["unfit"] == false).then_some(()));
+
+    // What the operators want outlasts a restart of either daemon; without the other one nothing is enabled.
+    pair.stop(BETA);
+    pair.fails(ALPHA, &["group", "enable"], 3, "beta is not heard");
+    pair.start(BETA);
+    wait_group(&mut pair, BETA, "still disabled", |group| {
+        group["reason"] == "disabled" && group["peer_state"].is_array()
+    });
+    pair.wait("enable to be allowed", |pair| (pair.verb(BETA, &["group", "enable"]).code == 0).then_some(()));
+    wait_group(&mut pair, ALPHA, "the owner, with a fit standby", |group| group["peer_state"][0] == "normal");
+}
+
+#[test]
+fn heartbeats_that_are_not_the_peers_are_seen_and_change_nothing() {
+    let mut pair = running();
+    // A third machine, or a misconfigured one: it has beta's address, and neither its secret nor its cluster.
+    pair.stop(BETA);
+    let stranger = UdpSocket::bind(pair.heartbeat(BETA)).unwrap();
+    let keys = |secret: u8, cluster: &str| Keys::new(&[secret; 32], cluster, NodeId(1));
+    let heartbeat = stranger_heartbeat();
+    let envelope = |sequence| Envelope {
+        group: "db".into(),
+        node: NodeId(1),
+        path: 0,
+        incarnation: Incarnation(9),
+        sequence,
+        challenge: 1,
+        echo: 1,
+    };
+    let report = pair.wait("the strangers to be seen", |pair| {
+        stranger.send_to(&keys(1, "test").seal(&envelope(1), &heartbeat), pair.heartbeat(ALPHA)).unwrap();
+        stranger.send_to(&keys(1, "other").seal(&envelope(2), &heartbeat), pair.heartbeat(ALPHA)).unwrap();
+        let report = report(pair, ALPHA);
+        let kinds = report["evidence"]["paths"][0]["refused"].to_string();
+        (kinds.contains("wrong-key") && kinds.contains("other-cluster")).then_some(report)
+    });
+    let notices = report["notices"].to_string();
+    assert!(notices.contains("(wrong-key)") && notices.contains("use the same file on both servers"), "{report}");
+    assert!(notices.contains("(other-cluster)") && notices.contains("addresses and ports of its own"), "{report}");
+    assert_eq!(
+        (&report["nodes"][0]["role"], &report["nodes"][1]["heard"]),
+        (&"owner".into(), &false.into()),
+        "{report}"
+    );
+    let words = pair.wait("an alarm", |pair| {
+        Some(pair.done(ALPHA, &["events"])).filter(|words| words.contains("[heartbeat-refused]"))
+    });
+    assert!(words.contains("datagrams were not taken (wrong-key)"), "{words}");
+}
+
+/// A heartbeat that would make alpha give up its group, were it believed.
+fn stranger_heartbeat() -> Heartbeat {
+    Heartbeat {
+        node: NodeId(1),
+        incarnation: Incarnation(9),
+        boot: BootId(9),
+        sequence: 1,
+        sent: Moment(1),
+        epoch: Epoch(1000),
+        role: GroupRole::Owner,
+        state: NodeState::Normal,
+        reason: Reason::Normal,
+        volume: VolumeWord::default(),
+        insync: InSync::BOTH,
+        healthy: true,
+        deactivated: false,
+        wish: Wish::default(),
+        config: 0,
+        version: [9, 9, 9],
+        turn_age: Duration::ZERO,
+        heard: [None; HEARTBEAT_PATHS_MAX],
+        wants_promise: false,
+        promise: None,
+        ask: None,
+        answer: None,
+    }
 }

@@ -106,6 +106,10 @@ impl Pair {
         format!("{}:710{node}", self.host).parse().unwrap()
     }
 
+    pub fn heartbeat(&self, node: usize) -> SocketAddr {
+        format!("{}:720{node}", self.host).parse().unwrap()
+    }
+
     /// The binary, in the pair's directory, as that node; with a file of its own where there is one.
     pub fn command(&self, node: usize, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twinblock"));

@@ -56,6 +56,8 @@ pub struct PeerView {
     pub level: Level,
     /// Its part, as it said last.
     pub role: Option<GroupRole>,
+    /// Nothing that the group needs is known to be down there, as it said last.
+    pub healthy: Option<bool>,
     /// How long nothing was heard, on any path or the link.
     pub silent: Option<Duration>,
     /// How long the replication link carried nothing; `None`: nothing since the start.
@@ -149,6 +151,7 @@ impl Failover {
             peer: PeerView {
                 level: self.detector.level(),
                 role: self.peer.map(|peer| peer.role),
+                healthy: self.peer.map(|peer| peer.healthy),
                 silent: self.detector.last_heard().map(|last| self.now.since(last)),
                 link_silent: self.detector.link_silent(self.now),
                 paths: self.settings.paths.iter().cloned().zip(self.detector.view(self.now)).collect(),

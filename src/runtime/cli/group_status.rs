@@ -225,6 +225,7 @@ mod tests {
             for_ms: 1500,
             reason: "it ended with status 1".into(),
             next: "mend it".into(),
+            unfit: false,
             restarts: 2,
             last_restart: Some("it ended; restarted".into()),
             found: Some("stopped: not started by this daemon".into()),
@@ -239,6 +240,7 @@ mod tests {
             resources: vec![resource],
             evidence: Evidence {
                 peer: "alive".into(),
+                peer_healthy: Some(true),
                 silent_ms: Some(40),
                 peer_turn_ms: Some(3),
                 config_agrees: Some(true),

@@ -24,6 +24,7 @@ use crate::runtime::resource::service::ServiceConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -167,6 +168,24 @@ pub enum What {
 }
 
 impl What {
+    /// Where it mounts a file system, if it does.
+    pub fn mount_point(&self) -> Option<&PathBuf> {
+        match self {
+            What::FileSystem(config) => Some(&config.mount_point),
+            _ => None,
+        }
+    }
+
+    /// The programs it runs.
+    pub fn programs(&self) -> Vec<&Path> {
+        let commands = match self {
+            What::Script(config) => vec![&config.start, &config.stop, &config.monitor],
+            What::Service(config) => vec![&config.command, &config.monitor],
+            _ => Vec::new(),
+        };
+        commands.into_iter().flatten().filter_map(|command| command.first()).map(Path::new).collect()
+    }
+
     /// Name of the resource.
     pub fn name(&self) -> &str {
         match self {

@@ -69,6 +69,9 @@ pub struct ResourceReport {
     pub reason: String,
     /// What to do.
     pub next: String,
+    /// It is not started, and could not be started on this server.
+    #[serde(default)]
+    pub unfit: bool,
     /// How often it was restarted or repaired here since it was started.
     pub restarts: u32,
     /// The last time of these, in words.
@@ -82,6 +85,9 @@ pub struct ResourceReport {
 pub struct Evidence {
     /// What the silence of the peer amounts to: `alive`, `suspect`, `lost`, or `unheard` since the start.
     pub peer: String,
+    /// Whether everything the group needs is well there, or could be started, as it said last.
+    #[serde(default)]
+    pub peer_healthy: Option<bool>,
     /// How long nothing was heard on any path or the link; nothing since the start when it is missing.
     pub silent_ms: Option<u64>,
     /// How long ago the peer's volumes made a turn, as it said last.

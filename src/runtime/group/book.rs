@@ -21,6 +21,8 @@ pub struct Entry {
     pub since: u64,
     /// What is wrong with it, or was when it failed last since its start.
     pub trouble: Option<Trouble>,
+    /// What would keep it from being started here, as long as it is not.
+    pub unfit: Option<Trouble>,
     /// Times it was restarted or repaired since its start.
     pub restarts: u32,
     /// The last of these.
@@ -31,8 +33,14 @@ impl Book {
     /// So many resources, none of which was started; the skipped ones never will be.
     pub fn new(skipped: impl Iterator<Item = bool>, now: u64) -> Book {
         let state = |skipped| if skipped { ResourceState::Skipped } else { ResourceState::Stopped };
-        let entry =
-            |skipped| Entry { state: state(skipped), since: now, trouble: None, restarts: 0, last_restart: None };
+        let entry = |skipped| Entry {
+            state: state(skipped),
+            since: now,
+            trouble: None,
+            unfit: None,
+            restarts: 0,
+            last_restart: None,
+        };
         Book { entries: skipped.map(entry).collect() }
     }
 
@@ -46,7 +54,7 @@ impl Book {
         match verb {
             StepVerb::Start => {
                 let entry = &mut self.entries[index];
-                (entry.trouble, entry.restarts, entry.last_restart) = (None, 0, None);
+                (entry.trouble, entry.unfit, entry.restarts, entry.last_restart) = (None, None, 0, None);
                 self.become_state(index, ResourceState::Starting, now);
             }
             // A clean-up of what was never started is no news.
@@ -81,6 +89,11 @@ impl Book {
         self.become_state(index, state, now);
     }
 
+    /// A look at what is not started tells what would keep it from that, or that nothing would.
+    pub fn checked(&mut self, index: usize, trouble: Option<&Trouble>) {
+        self.entries[index].unfit = trouble.cloned();
+    }
+
     /// It was restarted or repaired.
     pub fn repaired(&mut self, index: usize, words: String) {
         let entry = &mut self.entries[index];
@@ -106,6 +119,9 @@ impl Entry {
     /// Why it is so, and what to do about it.
     pub fn advice(&self) -> (String, String) {
         let (meaning, next) = self.state.advice();
+        if let (Some(unfit), ResourceState::Stopped) = (&self.unfit, self.state) {
+            return (format!("{meaning}, and could not be: {}", unfit.reason), unfit.next.clone());
+        }
         match (&self.trouble, self.state) {
             (Some(trouble), ResourceState::Failed | ResourceState::Unknown | ResourceState::Stopping) => {
                 (trouble.reason.clone(), trouble.next.clone())
@@ -167,6 +183,21 @@ mod tests {
         book.began(0, StepVerb::Stop, 8);
         book.ended(0, StepVerb::Stop, Err(Trouble::transient("web", "it hangs", "kill it")), 9);
         assert_eq!((state(&book), book.entries()[0].advice().0), ((S::Unknown, 9), "it hangs".into()));
+    }
+
+    #[test]
+    fn what_could_not_be_started_is_said_while_it_is_not() {
+        let mut book = Book::new([false].into_iter(), 1);
+        book.checked(0, Some(&Trouble::environment("web", "no such file", "install it")));
+        assert_eq!(
+            book.entries()[0].advice(),
+            ("not started on this node, and could not be: no such file".into(), "install it".into())
+        );
+        book.checked(0, None);
+        assert!(!book.entries()[0].advice().0.contains("could not"));
+        book.checked(0, Some(&Trouble::environment("web", "no such file", "install it")));
+        book.began(0, StepVerb::Start, 2);
+        assert_eq!(book.entries()[0].advice().0, "being started");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::book::Book;
 use super::doors::Doors;
 use super::make::{Made, Maker, settings, watches};
 use super::watch::{Found, Rhythm, Watch};
-use crate::base::group::{Reason, StepVerb};
+use crate::base::group::{Reason, ResourceState, StepVerb};
 use crate::base::time::Moment;
 use crate::io::clock::{calendar, now};
 use crate::logic::failover::interface::{ArbiterCall, Gate, Input};
@@ -15,6 +15,7 @@ use crate::runtime::resource::service::end_left_behind;
 use crate::runtime::resource::{self, Context, Resource, Verb, run};
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -150,7 +151,7 @@ impl Hands {
             }
             slot.what = new.what;
         }
-        self.watch_started();
+        self.watch_all();
     }
 
     /// Asks the arbiter.
@@ -204,14 +205,29 @@ impl Hands {
         });
     }
 
-    /// A step has ended well: what was started is watched from here on.
-    pub fn watch_started(&mut self) {
+    /// A step has ended: what was started is watched from here on; what was not is looked at whether it could be.
+    pub fn watch_all(&mut self) {
+        let mounts: Vec<PathBuf> = self.slots.iter().filter_map(|slot| slot.what.mount_point().cloned()).collect();
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            if slot.started.get() && !slot.suspended.get() && slot.watch.is_none() {
-                let (resource, context) = (slot.resource.clone(), self.context.clone());
-                slot.watch = Some(Watch::begin(index, resource, context, slot.rhythm, self.found.clone()));
+            if slot.watch.is_some() || slot.suspended.get() || !slot.is_at_rest() {
+                continue;
             }
+            let stopped = !slot.started.get();
+            // A program on the group's own file system can't be there before that is mounted.
+            let absent = slot.what.programs().iter().any(|file| mounts.iter().any(|mount| file.starts_with(mount)));
+            let skipped = self.book.borrow().entries()[index].state == ResourceState::Skipped;
+            if stopped && (absent || skipped) {
+                continue;
+            }
+            let (resource, context) = (slot.resource.clone(), self.context.clone());
+            slot.watch = Some(Watch::begin(index, resource, context, slot.rhythm, stopped, self.found.clone()));
         }
+    }
+
+    /// Whether what a look has found still says something: a step may have begun since.
+    pub fn is_current(&self, found: &Found) -> bool {
+        let slot = &self.slots[found.index];
+        slot.is_at_rest() && slot.started.get() != found.stopped
     }
 
     /// Floating addresses follow the gate: they are off while nothing may leave for clients.
@@ -243,7 +259,7 @@ impl Hands {
             });
         }
         if open {
-            self.watch_started();
+            self.watch_all();
         }
     }
 }

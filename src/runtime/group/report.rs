@@ -43,6 +43,7 @@ pub fn report(known: Known<'_>) -> GroupReport {
     let advice = view.advice.unwrap_or(UNFORESEEN);
     let evidence = Evidence {
         peer: word(&view.peer.level),
+        peer_healthy: view.peer.healthy,
         silent_ms: view.peer.silent.map(milliseconds),
         peer_turn_ms: view.peer.turn_age.map(milliseconds),
         config_agrees: view.peer.config_agrees,
@@ -168,6 +169,7 @@ fn resources(view: &GroupView, settings: &Settings, hands: &Hands) -> Vec<Resour
         if *standing == Standing::Unknown {
             entry.state = ResourceState::Unknown;
         }
+        let unfit = entry.unfit.is_some() && entry.state == ResourceState::Stopped;
         let (reason, next) = entry.advice();
         ResourceReport {
             name: name.clone(),
@@ -178,6 +180,7 @@ fn resources(view: &GroupView, settings: &Settings, hands: &Hands) -> Vec<Resour
             for_ms: calendar().saturating_sub(entry.since),
             reason,
             next,
+            unfit,
             restarts: entry.restarts,
             last_restart: entry.last_restart,
             found: None,
@@ -192,7 +195,7 @@ fn notices(view: &GroupView, settings: &Settings, evidence: &Evidence, resources
     let peer = &settings.node_names[usize::from(settings.node.peer().0)];
     let owns = view.role == GroupRole::Owner;
     for resource in resources {
-        if matches!(resource.state, ResourceState::Failed | ResourceState::Unknown) {
+        if resource.unfit || matches!(resource.state, ResourceState::Failed | ResourceState::Unknown) {
             let ResourceReport { name, state, reason, next, .. } = resource;
             list.push(format!("{name} is {state}: {reason}; {next}"));
         }

@@ -167,7 +167,7 @@ impl Task {
             for effect in effects.drain(..) {
                 over |= self.carry_out(effect);
             }
-            self.own.hands.watch_started();
+            self.own.hands.watch_all();
             if over {
                 self.own.stopping.drain(..).for_each(|waiting| waiting.send(()).unwrap_or(()));
                 return;
@@ -187,15 +187,7 @@ impl Task {
         tokio::select! {
             Some(call) = sources.calls.recv() => self.take(call, inputs),
             Some(answer) = sources.answers.recv() => inputs.push(answer),
-            Some(found) = sources.found.recv() => {
-                self.own.hands.book.borrow_mut().found(found.index, found.trouble.as_ref(), calendar());
-                let name = self.own.hands.slots[found.index].resource.name().to_string();
-                match &found.trouble {
-                    Some(trouble) => self.tell(&name, kind::RESOURCE_FAILED, Severity::Error, &trouble.to_string()),
-                    None => self.tell(&name, kind::RESOURCE_WELL, Severity::Info, "it is well again"),
-                }
-                inputs.push(found.into());
-            }
+            Some(found) = sources.found.recv() => self.found(found, inputs),
             Some(happened) = sources.happened.recv() => self.happened(happened, inputs),
             () = timer => inputs.push(Input::Tick),
         }
@@ -273,6 +265,35 @@ impl Task {
         }
         hands.reconfigure(change.resources);
         self.core.reconfigure(change.settings);
+    }
+
+    /// A look at a resource has found something.
+    fn found(&mut self, found: Found, inputs: &mut Vec<Input>) {
+        let hands = &self.own.hands;
+        if !hands.is_current(&found) {
+            return;
+        }
+        let name = hands.slots[found.index].resource.name().to_string();
+        let mut book = hands.book.borrow_mut();
+        match found.stopped {
+            true => book.checked(found.index, found.trouble.as_ref()),
+            false => book.found(found.index, found.trouble.as_ref(), calendar()),
+        }
+        drop(book);
+        let (kind, severity, words) = match &found.trouble {
+            Some(trouble) if found.stopped => {
+                let words = format!("{name} could not be started on this server: {}; {}", trouble.reason, trouble.next);
+                (kind::RESOURCE_FAILED, Severity::Error, words)
+            }
+            Some(trouble) => (kind::RESOURCE_FAILED, Severity::Error, trouble.to_string()),
+            None => (kind::RESOURCE_WELL, Severity::Info, format!("{name}: it is well again")),
+        };
+        match found.trouble {
+            Some(_) => tracing::error!(group = self.own.name, "{words}"),
+            None => tracing::info!(group = self.own.name, "{words}"),
+        }
+        self.tell(&name, kind, severity, &words);
+        inputs.push(found.into());
     }
 
     fn happened(&self, happened: Happened, inputs: &mut Vec<Input>) {

@@ -1,4 +1,5 @@
-//! Looks at started resources again and again, and tells when one fails or is well again.
+//! Looks at resources again and again, and tells when one fails or is well again: whether what was started still runs, and
+//! whether what was not could be started here at all, so that a server that is not fit is known before it is needed.
 
 use crate::runtime::resource::{Context, Resource, Trouble, Verb, run};
 use std::rc::Rc;
@@ -13,6 +14,8 @@ pub struct Found {
     pub index: usize,
     /// `None`: well.
     pub trouble: Option<Trouble>,
+    /// It is not started: the trouble is what would keep it from that.
+    pub stopped: bool,
 }
 
 /// Watches one resource while it is started. Dropping it ends the watch.
@@ -34,17 +37,19 @@ impl Watch {
         resource: Rc<dyn Resource>,
         context: Context,
         rhythm: Rhythm,
+        stopped: bool,
         found: mpsc::UnboundedSender<Found>,
     ) -> Watch {
+        let verb = if stopped { Verb::Check } else { Verb::Monitor };
         Watch(tokio::task::spawn_local(async move {
             let mut last = None;
             loop {
                 sleep(rhythm.interval).await;
-                let looked = run(&*resource, Verb::Monitor, &context, Instant::now() + rhythm.timeout).await;
+                let looked = run(&*resource, verb, &context, Instant::now() + rhythm.timeout).await;
                 let trouble = looked.err();
                 if trouble != last {
                     last.clone_from(&trouble);
-                    if found.send(Found { index, trouble }).is_err() {
+                    if found.send(Found { index, trouble, stopped }).is_err() {
                         return;
                     }
                 }
