@@ -3,6 +3,7 @@
 //! Each rule is a function from a file's name and text to complaints, so that it can be shown to complain.
 
 mod documents;
+mod matrix;
 mod source;
 mod strip;
 
@@ -66,6 +67,14 @@ fn nothing_is_left_over() {
     let mut all = files("src", ".rs");
     all.extend(files("tests", ".rs").into_iter().filter(|file| !file.path.starts_with("tests/house/")));
     hold_for_each("no debugging, no unfinished work", &all, source::leftovers);
+}
+
+#[test]
+fn every_row_of_the_fault_matrix_is_played_by_a_test() {
+    let mut all = files("tests", ".rs");
+    all.extend(files("src", ".rs"));
+    all.retain(|file| !file.path.starts_with("tests/house/"));
+    hold("the fault matrix", matrix::unplayed(all.iter().map(|file| file.text.as_str())));
 }
 
 #[test]

@@ -243,3 +243,14 @@ fn what_is_no_pair_is_refused() {
     assert_eq!(refused(|b| b.device = Uuid(10)), Rule::Clone);
     assert_eq!(refused(|b| b.mode = Mode::Async), Rule::Mode);
 }
+
+#[test]
+fn f044_nodes_of_different_protocols_move_no_data() {
+    let (ours, mut theirs) = (node(0), node(1));
+    for other in [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1] {
+        theirs.protocol = other;
+        for decision in [decide(&ours, &theirs), decide(&theirs, &ours)] {
+            assert_eq!((decision.rule, decision.plan), (Rule::Protocol, Plan::Refuse));
+        }
+    }
+}

@@ -94,7 +94,7 @@ fn requests_in_flight_are_bounded_by_not_reading() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_is_bounded_and_cut_in_the_end() {
+fn f037_a_client_that_reads_nothing_is_bounded_and_cut_in_the_end() {
     let server = Server::start(SIZE);
     let mut filled = Raw::ready(&server, HeaderStyle::Structured);
     filled.write(0, 0, &vec![0x77; 32 << 20]);

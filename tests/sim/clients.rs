@@ -59,6 +59,13 @@ impl Client {
         self.connection = 0;
     }
 
+    /// A daemon has cut this connection, which need not be the current one.
+    pub fn lost(&mut self, connection: u64) {
+        if self.connection == connection {
+            self.connection = 0;
+        }
+    }
+
     /// Whether it has a connection, and to whom.
     pub fn connected_to(&self) -> Option<usize> {
         (self.connection != 0).then_some(self.node)
@@ -120,7 +127,8 @@ impl World {
 
     /// Connects to the node that serves; of two (after a forced promotion) to either.
     fn client_connects(&mut self, client: usize) -> bool {
-        let open = |node: &usize| self.serves(*node) && self.operator.draining != Some(*node);
+        let reachable = |node: usize| self.group().is_none() || self.holds_address(node);
+        let open = |node: &usize| self.serves(*node) && self.operator.draining != Some(*node) && reachable(*node);
         let mut serving: Vec<usize> = (0..2).filter(open).collect();
         if serving.len() == 2 {
             // A primary that lost its disk and its peer lets clients in, and can't do anything for them.
@@ -268,8 +276,8 @@ impl World {
 
     /// The daemon cuts a client.
     pub fn cut_client(&mut self, node: usize, client: usize) {
-        if self.process_of(node).connections.remove(&client).is_some() {
-            self.clients[client].lost_connection();
+        if let Some(connection) = self.process_of(node).connections.remove(&client) {
+            self.clients[client].lost(connection.serial);
         }
     }
 

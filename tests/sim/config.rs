@@ -2,7 +2,10 @@
 
 use super::random::Random;
 use std::time::Duration;
+use twinblock::base::group::FailoverMode;
+use twinblock::base::ids::NodeId;
 use twinblock::base::state::{Mode, Overflow};
+use twinblock::logic::failover::interface as failover;
 use twinblock::logic::mirror::Mutation;
 
 /// What may happen to the pair beside its clients' work.
@@ -56,6 +59,41 @@ pub enum Act {
     RotMaps,
     /// The operator promotes by force, whatever is lost by it.
     Force,
+    /// Heartbeats of one path get lost.
+    CutPath,
+    /// Heartbeats of one path get lost in one direction.
+    CutPathOneWay,
+    /// Nothing passes between the servers.
+    CutAll,
+    /// The arbiter can't be reached from one server; changes may arrive late.
+    ArbiterAway,
+    /// The arbiter is slow, for some calls too slow.
+    ArbiterSlow,
+    /// Answers of the arbiter get lost.
+    ArbiterAmbiguous,
+    /// The fencing agent fails.
+    FenceBroken,
+    /// A resource can't be started, or stopped.
+    StepFails,
+    /// Its start, or stop, hangs.
+    StepHangs,
+    /// A running resource fails.
+    ServiceDown,
+    /// Connections are refused although the peer lives: a firewall answers for it.
+    FalseRefusal,
+    /// A virtual machine stands still, its clock with it.
+    PauseClock,
+    /// An operator asks something of the group.
+    GroupVerb,
+    /// An operator starts the group by force.
+    GroupForce,
+}
+
+impl Act {
+    /// Whether it is the group's world where it happens.
+    pub fn is_of_group(self) -> bool {
+        GROUP_ACTS.iter().any(|(act, _)| *act == self) || self == GroupForce
+    }
 }
 
 use Act::*;
@@ -86,6 +124,26 @@ const ACTS: &[(Act, u64)] = &[
     (RotMaps, 2),
 ];
 
+/// What happens around a group.
+const GROUP_ACTS: &[(Act, u64)] = &[
+    (CutPath, 6),
+    (CutPathOneWay, 6),
+    (CutAll, 10),
+    (ArbiterAway, 6),
+    (ArbiterSlow, 4),
+    (ArbiterAmbiguous, 6),
+    (FenceBroken, 4),
+    (StepFails, 4),
+    (StepHangs, 3),
+    (ServiceDown, 5),
+    (FalseRefusal, 3),
+    (PauseClock, 4),
+    (GroupVerb, 10),
+];
+
+/// What an operator may do to a volume that is not in a group.
+const WITHOUT_GROUP: &[Act] = &[Switchover, Force];
+
 /// A bias of the swarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -97,6 +155,8 @@ pub enum Profile {
     Only(&'static [Act]),
     /// Nothing happens by itself: a scenario drives the pair.
     Scripted,
+    /// A failover group in this mode owns the volume: its faults, too.
+    Group(FailoverMode),
 }
 
 /// One run.
@@ -153,6 +213,120 @@ pub struct Config {
     pub mutation: Option<Mutation>,
     /// The rule whose counterexample this run makes likely.
     pub bias: Option<Mutation>,
+    /// The failover group around the volume, if it is in one.
+    pub group: Option<GroupConfig>,
+}
+
+/// The group around the volume.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    pub mode: FailoverMode,
+    /// Heartbeats lost, of a thousand.
+    pub loss_per_mille: u64,
+    /// Longest delay of a heartbeat.
+    pub heartbeat_delay: Duration,
+    /// Longest delay of an arbiter's answer.
+    pub arbiter_delay: Duration,
+    /// Rate of each node's clock, parts per thousand of true time.
+    pub rates: [u64; 2],
+    /// What each node's clock shows at the beginning.
+    pub clocks: [Duration; 2],
+    pub init_dead_after: Duration,
+    pub dead_after: Duration,
+    pub fallback_after: Option<Duration>,
+    pub unclean_takeover: bool,
+    pub peer_wait: Duration,
+    /// The rule the group's cores have broken.
+    pub mutation: Option<twinblock::logic::failover::Mutation>,
+    /// The rule whose counterexample this run makes likely.
+    pub bias: Option<twinblock::logic::failover::Mutation>,
+}
+
+impl GroupConfig {
+    fn for_mode(mode: FailoverMode, random: &mut Random) -> GroupConfig {
+        GroupConfig {
+            mode,
+            loss_per_mille: *random.pick(&[0, 0, 10, 100]),
+            heartbeat_delay: random.span(millis(1), millis(120)),
+            arbiter_delay: random.span(millis(2), millis(1_500)),
+            rates: [random.between(996, 1_004), random.between(996, 1_004)],
+            clocks: [millis(random.between(0, 10_000_000)), millis(random.between(0, 10_000_000))],
+            init_dead_after: random.span(millis(1_000), millis(20_000)),
+            dead_after: millis(*random.pick(&[300, 1_000, 1_000, 3_000])),
+            fallback_after: random.chance(0.2).then(|| millis(3_000)),
+            unclean_takeover: false,
+            peer_wait: millis(60_000),
+            mutation: None,
+            bias: None,
+        }
+    }
+
+    /// The defaults, on a good network.
+    fn quiet(mode: FailoverMode) -> GroupConfig {
+        GroupConfig {
+            mode,
+            loss_per_mille: 0,
+            heartbeat_delay: millis(2),
+            arbiter_delay: millis(10),
+            rates: [1000; 2],
+            clocks: [millis(1_000), millis(78_000)],
+            init_dead_after: millis(20_000),
+            dead_after: millis(1_000),
+            fallback_after: None,
+            unclean_takeover: false,
+            peer_wait: millis(60_000),
+            mutation: None,
+            bias: None,
+        }
+    }
+
+    /// Whether two may serve at once by the mode's own rules.
+    pub fn splits(&self) -> bool {
+        self.mode == FailoverMode::BestEffort
+    }
+
+    /// What a node's group goes by.
+    pub fn settings(&self, node: usize) -> failover::Settings {
+        let resource = |name: &str, needs: Vec<usize>| failover::ResourceSettings {
+            name: name.into(),
+            needs,
+            critical: true,
+            skip: false,
+            start_timeout: millis(2_000),
+            stop_timeout: millis(2_000),
+        };
+        failover::Settings {
+            group: "web".into(),
+            node: NodeId(node as u8),
+            home: NodeId(0),
+            node_names: super::node::NAMES.map(String::from),
+            mode: self.mode,
+            paths: vec!["mirror".into(), "public".into()],
+            heartbeat_interval: millis(100).min(self.dead_after / 4),
+            suspect_after: self.dead_after / 2,
+            dead_after: self.dead_after,
+            init_dead_after: self.init_dead_after,
+            clock_rate_per_mille: 10,
+            permit_margin: millis(5),
+            arbiter_interval: millis(5_000),
+            retry_interval: millis(200),
+            fence_delay: millis(1_000),
+            quiet_time: self.dead_after * 2,
+            unclean_takeover: self.unclean_takeover,
+            peer_wait: self.peer_wait,
+            fallback_after: self.fallback_after,
+            flap_guard: millis(10_000),
+            critical_delay_storage: millis(1_000),
+            critical_delay_service: millis(2_000),
+            stall_after: millis(10_000),
+            mirror_timeout: millis(10_000),
+            handover_timeout: millis(5_000),
+            auto_start: true,
+            resources: vec![resource("files", vec![]), resource("address", vec![]), resource("service", vec![0])],
+            config: 7,
+            version: [0, 1, 0],
+        }
+    }
 }
 
 const fn micros(n: u64) -> Duration {
@@ -175,12 +349,14 @@ impl Config {
         let busy = *r.pick(&[millis(1), millis(5), millis(30), millis(200)]);
         let gap = *r.pick(&[millis(300), millis(1500), millis(6000)]);
         let mode = *r.pick(&[Mode::Sync, Mode::Sync, Mode::Sync, Mode::Memory, Mode::Async]);
+        // What an asynchronous volume loses with its owner is its bargain, not the group's fault.
+        let mode = if matches!(profile, Profile::Group(_)) { Mode::Sync } else { mode };
         let gating = r.chance(0.5);
         let clients = r.between(1, 4) as usize;
         Config {
             seed,
             profile,
-            blocks: if profile == Profile::Forced {
+            blocks: if matches!(profile, Profile::Forced | Profile::Group(_)) {
                 // A smaller disk that comes later is refused for good.
                 [volume; 2]
             } else if r.chance(0.5) {
@@ -224,7 +400,16 @@ impl Config {
             watched_sectors: 1 << r.below(8) | 1 << r.below(8),
             mutation: None,
             bias: None,
+            group: match profile {
+                Profile::Group(mode) => Some(GroupConfig::for_mode(mode, r)),
+                _ => None,
+            },
         }
+    }
+
+    /// A quiet pair with a group in this mode, for stories.
+    pub fn scripted_group(seed: u64, mode: FailoverMode) -> Config {
+        Config { group: Some(GroupConfig::quiet(mode)), ..Config::scripted(seed) }
     }
 
     /// A quiet pair of small disks, for scenarios.
@@ -272,13 +457,26 @@ impl Config {
 
     /// Whether something may be lost by force.
     pub fn forced(&self) -> bool {
-        self.acts.iter().any(|(act, _)| *act == Force)
+        let force = self.acts.iter().any(|(act, _)| matches!(act, Force | GroupForce));
+        force || self.group.as_ref().is_some_and(GroupConfig::splits)
     }
 }
 
 /// Each seed gets about half of the acts, so that one doesn't drown another.
 fn acts(profile: Profile, random: &mut Random) -> Vec<(Act, u64)> {
     match profile {
+        Profile::Group(mode) => {
+            let mut all: Vec<(Act, u64)> = ACTS.iter().chain(GROUP_ACTS).copied().collect();
+            all.retain(|(act, _)| !WITHOUT_GROUP.contains(act));
+            all.retain(|_| random.chance(0.4));
+            if mode == FailoverMode::Manual && random.chance(0.3) {
+                all.push((GroupForce, 4));
+            }
+            if all.is_empty() {
+                all.push((CutAll, 10));
+            }
+            all
+        }
         Profile::Only(only) => only.iter().map(|act| (*act, 10)).collect(),
         Profile::Scripted => Vec::new(),
         Profile::Swarm | Profile::Forced => {

@@ -24,14 +24,14 @@ const SPIN_MAX: u32 = 10_000;
 impl World {
     /// One turn of a node's daemon.
     pub fn turn(&mut self, node: usize, life: u64) {
-        let now = self.now;
+        let (now, clock) = (self.now, self.clock(node));
         let mut batch = self.random.between(1, BATCH_MAX);
         let Some(process) = self.nodes[node].process.as_mut().filter(|p| p.life == life && !p.paused) else { return };
         if process.turn_at.is_some_and(|at| at <= now) {
             process.turn_at = None;
         }
         let mut effects = Vec::new();
-        let mut busy = false;
+        let (mut busy, mut heard) = (false, false);
         while batch > 0 {
             let Some(input) = process.inbox.pop_front() else { break };
             batch -= 1;
@@ -39,12 +39,13 @@ impl World {
             if !is_chatter(&input) {
                 self.log.say(|| format!("{:<5} <- {input:?}", NAMES[node]));
             }
-            process.mirror.handle(now, input, &mut effects);
+            heard |= matches!(input, Input::Frame { .. });
+            process.mirror.handle(clock, input, &mut effects);
         }
-        let due = process.mirror.next_deadline().is_some_and(|deadline| deadline <= now);
+        let due = process.mirror.next_deadline().is_some_and(|deadline| deadline <= clock);
         if due {
             busy = true;
-            process.mirror.handle(now, Input::Tick, &mut effects);
+            process.mirror.handle(clock, Input::Tick, &mut effects);
         }
         busy |= self.admit(node, batch, &mut effects);
         let process = self.nodes[node].process.as_mut().expect("alive above");
@@ -52,16 +53,20 @@ impl World {
             self.schedule_tick(node);
             return;
         }
-        process.mirror.settle(now, &mut effects);
+        process.mirror.settle(clock, &mut effects);
         process.mirror.check();
         assert!(effects.len() < EFFECTS_MAX, "{} wants {} things done in one turn", NAMES[node], effects.len());
+        if heard {
+            self.link_heard(node);
+        }
         self.carry_out(node, effects);
+        self.tell_facts(node);
         self.after_turn(node);
     }
 
     /// Hands over what clients ask for, as long as the core takes it.
     fn admit(&mut self, node: usize, batch: u64, effects: &mut Vec<Effect>) -> bool {
-        let now = self.now;
+        let (now, clock) = (self.now, self.clock(node));
         let process = self.nodes[node].process.as_mut().expect("alive");
         let mut admitted = false;
         for _ in 0..batch {
@@ -77,7 +82,7 @@ impl World {
             process.requests.insert(id, Admitted { ask, buffer, at: now });
             let input = Input::Request(Request { id, action });
             self.log.say(|| format!("{:<5} <- {input:?} = op {} of client {}", NAMES[node], ask.op, ask.client));
-            process.mirror.handle(now, input, effects);
+            process.mirror.handle(clock, input, effects);
             admitted = true;
         }
         admitted
@@ -96,14 +101,15 @@ impl World {
     }
 
     fn schedule_tick(&mut self, node: usize) {
-        let now = self.now;
+        let (now, clock) = (self.now, self.nodes[node].clock);
         let Some(process) = self.nodes[node].process.as_mut() else { return };
         let Some(deadline) = process.mirror.next_deadline() else { return };
-        let at = deadline.max(now + Duration::from_nanos(500));
+        let Some(due) = clock.when(deadline) else { return };
+        let at = due.max(now + Duration::from_nanos(500));
         if process.tick_at.is_some_and(|tick| tick > now && tick <= at) {
             return;
         }
-        if deadline <= now {
+        if due <= now {
             process.spins += 1;
             assert!(process.spins < SPIN_MAX, "the core's deadline {deadline:?} never moves on");
         } else {
@@ -173,7 +179,10 @@ impl World {
                 let delay = self.random.span(Duration::from_micros(100), Duration::from_millis(20));
                 self.after(delay, Event::Probed { node, life });
             }
-            Effect::OrderDone { .. } => unreachable!("no group gives orders"),
+            Effect::OrderDone { id, result } => {
+                assert!(self.group().is_some(), "no group gives orders");
+                self.tell_order_done(node, id, result);
+            }
             Effect::Reply { request } => self.reply(node, request.id, request.outcome, None),
             Effect::ReplyApart { request, bytes } => self.reply(node, request.id, request.outcome, Some(bytes)),
             Effect::Release { buffer } => {
@@ -379,6 +388,8 @@ impl World {
     pub fn kill(&mut self, node: usize, why: &str) {
         let Some(process) = self.nodes[node].kill(self.now, &mut self.random) else { return };
         self.log.say(|| format!("{:<5} process ends: {why}", NAMES[node]));
+        self.clock_goes_on(node);
+        self.refusals_after_kill(node);
         self.bury(node, process);
     }
 
@@ -386,8 +397,8 @@ impl World {
     pub fn bury(&mut self, node: usize, process: super::node::Process) {
         // What only a memory held may be gone.
         self.told.clear();
-        for client in process.connections.keys() {
-            self.clients[*client].lost_connection();
+        for (client, connection) in &process.connections {
+            self.clients[*client].lost(connection.serial);
         }
         if let Some(session) = self.link.session_of(node) {
             self.link.lose_transit(session, &mut self.random);
@@ -395,6 +406,8 @@ impl World {
             self.other_end_notices(1 - node, session);
         }
         self.forced_unheard(node);
+        self.fork_if_begun(node);
+        self.nodes[node].lasting.forking = None;
         self.operator.daemon_ended(node);
     }
 
@@ -404,7 +417,11 @@ impl World {
                 self.stats.joins += 1;
                 self.joined(node);
             }
-            Note::ResyncBegan { .. } => self.stats.resyncs += 1,
+            Note::ResyncBegan { .. } => {
+                self.stats.resyncs += 1;
+                let source = self.view(node).and_then(|view| view.resync).is_some_and(|resync| resync.source);
+                self.check_resync_begins(node, source);
+            }
             Note::PeerMisbehaved { what } => panic!("{} says its peer broke the protocol: {what}", NAMES[node]),
             _ => {}
         }

@@ -22,6 +22,11 @@ fn touches(io: &DiskIo) -> Option<ByteRange> {
     }
 }
 
+/// The blocks an operation changes on the disk.
+pub fn changed_by(io: &DiskIo) -> Option<ByteRange> {
+    touches(io).filter(|_| changes(io))
+}
+
 fn changes(io: &DiskIo) -> bool {
     matches!(io, DiskIo::Write { .. } | DiskIo::Zero { .. })
 }
@@ -159,6 +164,8 @@ impl World {
             }
         };
         self.check_after_persist(node, result);
+        self.forced_in_doubt(node);
+        self.fork_if_begun(node);
         if more {
             self.begin_persist(node);
         }

@@ -24,9 +24,10 @@ impl World {
     pub fn check_after_turn(&mut self, node: usize) {
         let Some(view) = self.view(node) else { return };
         let serving = self.serves(node);
+        self.check_only_one_serves();
         // A primary without a disk can complete nothing by itself: it may not have noticed yet that its peer serves.
         let completes = |view: &VolumeView| view.serving && view.disk == DiskState::UpToDate;
-        if completes(&view) && !self.config.forced() {
+        if completes(&view) && !self.config.forced() && self.group().is_none() {
             let other = self.view(1 - node).is_some_and(|view| completes(&view));
             assert!(!other, "both nodes serve clients (I1)");
         }
@@ -342,7 +343,7 @@ impl World {
     /// The nodes on which an answer's promise must hold: this one unless it has no disk, and the peer when in sync.
     fn answerable(&self, node: usize) -> Vec<usize> {
         let process = self.nodes[node].process.as_ref().expect("it answers");
-        let view = process.mirror.view(self.now);
+        let view = process.mirror.view(self.clock(node));
         let own = process.disk_open && view.disk == DiskState::UpToDate;
         let peer = !own || (view.in_sync && self.config.mode != Mode::Async);
         let mut nodes = if own { vec![node] } else { Vec::new() };
@@ -356,6 +357,7 @@ impl World {
         let own = holders & (1 << node) != 0;
         let peer = holders & (1 << (1 - node)) != 0;
         assert!(own || peer, "{} acknowledges a write that is on no disk", NAMES[node]);
+        self.check_group_write(node, holders);
         if fua {
             for index in self.answerable(node) {
                 let there = self.disk_holds(index, range, work) && self.nodes[index].disk.range_is_stable(range);
@@ -383,6 +385,7 @@ impl World {
     /// Both nodes are in sync: their clients see one line of content.
     pub fn joined(&mut self, node: usize) {
         let view = self.view(node).expect("it joined");
+        self.both_hold_everything();
         let source = if view.last_resync.as_ref().is_none_or(|resync| resync.source) { node } else { 1 - node };
         if self.nodes[1 - source].line != self.nodes[source].line {
             self.nodes[1 - source].line = self.nodes[source].line;
@@ -401,7 +404,7 @@ impl World {
             Act::ReplaceDisk | Act::Rot | Act::FlushError => {
                 let other = &self.nodes[1 - node];
                 let other_is_whole = other.durable().disk == DiskState::UpToDate
-                    && other.process.as_ref().is_some_and(|process| process.disk_open)
+                    && self.view(1 - node).is_some_and(|view| view.disk == DiskState::UpToDate)
                     && !other.metadata.is_suspect();
                 !(other_is_whole && self.was_in_sync_when_last_seen(node))
             }

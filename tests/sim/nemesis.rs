@@ -18,6 +18,14 @@ pub enum Heal {
     ResumeResync(usize),
     /// A daemon that was asked to stop has had its time.
     Kill(usize),
+    /// A heartbeat path.
+    Path(usize),
+    /// Everything between the servers.
+    Everything,
+    Arbiter,
+    Fence(usize),
+    Steps(usize),
+    Service(usize, usize),
 }
 
 /// Time a daemon gets to stop in order.
@@ -58,6 +66,7 @@ impl World {
 
     fn perform(&mut self, act: Act, node: usize) {
         match act {
+            group if group.is_of_group() => self.perform_on_group(group, node),
             Act::ProcessCrash
             | Act::PowerCrash
             | Act::BothPower
@@ -72,9 +81,7 @@ impl World {
             Act::DiskError | Act::FlushError | Act::MetadataError | Act::DiskHang | Act::DiskSlow => {
                 self.perform_on_devices(act, node);
             }
-            Act::Switchover | Act::Resync | Act::PauseResync | Act::Verify | Act::Detach | Act::Force => {
-                self.perform_as_operator(act, node);
-            }
+            _ => self.perform_as_operator(act, node),
         }
     }
 
@@ -112,10 +119,12 @@ impl World {
             Act::Rot => {
                 self.power_off_for_a_while(node);
                 self.nodes[node].metadata.rot_newest_superblock();
+                self.outside.checks.forget_epoch(node);
             }
             _ => {
                 self.power_off_for_a_while(node);
                 self.nodes[node].replace_disk(&self.config, &mut self.random);
+                self.outside.checks.forget_epoch(node);
             }
         }
     }
@@ -200,6 +209,9 @@ impl World {
                     self.command(node, Command::ResumeResync);
                 }
             }
+            Heal::Path(_) | Heal::Everything | Heal::Arbiter | Heal::Fence(_) | Heal::Steps(_) | Heal::Service(..) => {
+                self.heal_group(heal)
+            }
             Heal::Kill(node) => {
                 if self.nodes[node].process.as_ref().is_some_and(|process| process.stopping) {
                     self.kill(node, "did not stop in time");
@@ -224,6 +236,7 @@ impl World {
     /// The machine loses its power.
     pub fn power_off(&mut self, node: usize) {
         self.log.say(|| format!("{:<5} loses its power", NAMES[node]));
+        self.clock_goes_on(node);
         let process = self.nodes[node].lose_power(self.now, &mut self.random);
         if let Some(process) = process {
             self.bury(node, process);
@@ -243,12 +256,15 @@ impl World {
         process.paused = false;
         process.turn_at = None;
         process.tick_at = None;
+        self.clock_goes_on(node);
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
         if std::mem::take(&mut process.arrivals_waiting)
             && let Some(session) = process.session
         {
             self.arrive(node, session);
         }
         self.wake(node, Duration::from_micros(50));
+        self.wake_group(node);
         self.connect_soon();
     }
 
@@ -256,6 +272,10 @@ impl World {
     pub fn stop(&mut self, node: usize) {
         let Some(process) = self.nodes[node].process.as_mut().filter(|p| !p.stopping && !p.paused) else { return };
         process.stopping = true;
+        if self.stop_group_first(node) {
+            return;
+        }
+        let process = self.process_of(node);
         let clients: Vec<usize> = process.connections.keys().copied().collect();
         for client in clients {
             self.cut_client(node, client);
@@ -309,6 +329,7 @@ impl World {
         self.log.say(|| "*** everything heals".into());
         self.disconnected = false;
         self.heal_network();
+        self.heal_the_outside();
         for node in 0..2 {
             self.nodes[node].faults = super::node::Faults::default();
             if self.nodes[node].process.as_ref().is_some_and(|process| process.stopping) {

@@ -2,9 +2,11 @@
 
 use super::archive::Vault;
 use super::buffers::Buffers;
+use super::clock::Clock;
 use super::config::Config;
 use super::content::Value;
 use super::disk::Disk;
+use super::group::{Lasting, Side, side_for};
 use super::history::OpNumber;
 use super::metadata::{self, Metadata};
 use super::random::Random;
@@ -14,7 +16,7 @@ use twinblock::base::command::Command;
 use twinblock::base::error::DiskError;
 use twinblock::base::ids::{BootId, BufferId, CommandId, Incarnation, NodeId, OpId, RequestId, SessionId, Uuid};
 use twinblock::base::range::{BLOCK, ByteRange};
-use twinblock::base::state::DiskState;
+use twinblock::base::state::{DiskState, Exclusion};
 use twinblock::base::time::Moment;
 use twinblock::logic::mirror::Mirror;
 use twinblock::logic::mirror::interface::{Archive, DiskIo, Identity, Input, Settings};
@@ -61,6 +63,9 @@ pub struct Node {
     pub line: usize,
     /// The newest value of [`twinblock::logic::mirror::interface::Serving::cache_epoch`] seen on it.
     pub cache_epoch: u64,
+    pub clock: Clock,
+    /// What of a group outlives a daemon.
+    pub lasting: Lasting,
 }
 
 /// A disk operation under way.
@@ -166,6 +171,9 @@ pub struct Process {
     pub next_id: u64,
     /// Mutations under way in the session: sequence and range.
     pub in_flight: Vec<(u64, ByteRange)>,
+    pub incarnation: Incarnation,
+    /// The failover group's thread, if the volume is in one.
+    pub group: Option<Side>,
 }
 
 impl Process {
@@ -206,6 +214,10 @@ impl Node {
             was_doomed: false,
             line: 0,
             cache_epoch: 0,
+            clock: config.group.as_ref().map_or_else(Clock::exact, |group| {
+                Clock::new(Moment(group.clocks[index].as_nanos() as u64), group.rates[index])
+            }),
+            lasting: Lasting::default(),
         }
     }
 
@@ -260,6 +272,8 @@ impl Node {
             stopping: false,
             next_id: 0,
             in_flight: Vec::new(),
+            incarnation: identity.incarnation,
+            group: side_for(config),
         });
     }
 
@@ -277,6 +291,7 @@ impl Node {
     /// The machine is without power; so is its disk's cache.
     pub fn lose_power(&mut self, now: Moment, random: &mut Random) -> Option<Process> {
         self.powered = false;
+        self.lasting.running = [false; 3];
         self.cache_lost = now;
         self.vault.before = None;
         self.memory_lost = now;
@@ -322,6 +337,7 @@ fn broken_on_purpose(mirror: Mirror, config: &Config) -> Mirror {
 /// The settings both nodes share, but for their own number.
 pub fn settings(config: &Config, node: usize) -> Settings {
     Settings {
+        exclusion: if config.group.is_some() { Exclusion::Group } else { Exclusion::Operator },
         mode: config.mode,
         overflow: config.overflow,
         async_bytes_max: config.async_bytes_max,

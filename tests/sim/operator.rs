@@ -74,7 +74,9 @@ impl World {
         for node in 0..2 {
             self.attach_when_due(node);
         }
-        self.promote_somebody();
+        if self.group().is_none() {
+            self.promote_somebody();
+        }
         let delay = self.span(LOOK);
         self.after(delay, Event::Operator);
     }
@@ -162,7 +164,7 @@ impl World {
     pub fn attach_ended(&mut self, node: usize, outcome: &CommandOutcome) {
         let CommandOutcome::Refused(refusal) = outcome else { return };
         self.process_of(node).disk_open = false;
-        if refusal.code == "primary" && self.can_be_asked(1 - node) {
+        if refusal.code == "primary" && self.can_be_asked(1 - node) && self.group().is_none() {
             self.switch_over(1 - node);
         }
     }
@@ -202,7 +204,13 @@ impl World {
                     self.forced(node, &outcome);
                 }
             }
-            Command::Promote { force: true } => self.operator.forcing[node] = None,
+            Command::Promote { force: true } => {
+                let unknown = matches!(&outcome, CommandOutcome::Refused(refusal) if refusal.code == "disk-failed");
+                if !unknown {
+                    self.operator.forcing[node] = None;
+                }
+                self.forced_in_doubt(node);
+            }
             _ => {}
         }
         self.operator.outcomes.push((node, command, outcome));
@@ -222,6 +230,21 @@ impl World {
         }
     }
 
+    /// A forced promotion was refused because the disk failed under its record: which may be durable all the same, now or
+    /// when a disk that was given up takes it in the end.
+    pub fn forced_in_doubt(&mut self, node: usize) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let asked = process.commands.values().any(|c| matches!(c, Asked::Command(Command::Promote { force: true })));
+        let writing = !process.persists.is_empty();
+        let Some(asked_at) = self.operator.forcing[node].filter(|_| !asked) else { return };
+        if self.nodes[node].durable().lineage.current != asked_at {
+            self.operator.forcing[node] = None;
+            self.fork(node);
+        } else if !writing {
+            self.operator.forcing[node] = None;
+        }
+    }
+
     /// A node serves by force: its clients see a line of their own from here on. What the peer agreed to, and what was so
     /// already, needed no force.
     fn forced(&mut self, node: usize, outcome: &CommandOutcome) {
@@ -237,10 +260,12 @@ impl World {
     }
 
     /// What this node's disk holds is a line of its own from here on.
-    fn fork(&mut self, node: usize) {
+    pub fn fork(&mut self, node: usize) {
         let volume = twinblock::base::range::ByteRange::new(0, self.config.volume_bytes());
         let content = self.nodes[node].disk.read(volume).to_vec();
         self.nodes[node].line = self.history.forked(self.nodes[node].line, &content, self.now);
+        // A disk that is not the one its clients knew counts its losses anew.
+        self.nodes[node].cache_epoch = self.nodes[node].durable().cache_epoch;
     }
 
     /// What an operator does about a pair that refuses to sync: one side is given up.

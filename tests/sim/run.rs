@@ -82,6 +82,7 @@ fn catch_view(world: &World, node: usize) -> String {
 
 fn replay_command(config: &Config) -> String {
     let profile = match (config.profile, config.bias, config.mutation) {
+        (Profile::Group(_), ..) => format!("TWINBLOCK_SIM_PROFILE={} ", super::profile_of_group(config)),
         (Profile::Forced, ..) => "TWINBLOCK_SIM_PROFILE=forced ".to_string(),
         (_, Some(bias), None) => format!("TWINBLOCK_SIM_PROFILE=sound-{bias:?} "),
         (_, _, Some(mutation)) => format!("TWINBLOCK_SIM_PROFILE={mutation:?} "),
@@ -95,6 +96,18 @@ fn replay_command(config: &Config) -> String {
 
 impl World {
     fn play(&mut self) {
+        if self.group().is_some() {
+            self.play_group();
+        } else {
+            self.play_alone();
+        }
+        self.run_until(self.config.active, |world| world.stats.events >= ACTIVE_EVENTS_MAX);
+        self.heal_everything();
+        self.converge();
+        self.check_everything_at_rest();
+    }
+
+    fn play_alone(&mut self) {
         for node in 0..2 {
             if self.random.chance(0.9) {
                 self.start(node);
@@ -105,14 +118,13 @@ impl World {
         self.operator_on_duty();
         self.wake_clients();
         self.nemesis_on_duty();
-        self.run_until(self.config.active, |world| world.stats.events >= ACTIVE_EVENTS_MAX);
-        self.heal_everything();
-        self.converge();
-        self.check_everything_at_rest();
     }
 
     /// Demands that the healed pair is in sync with nothing left to do, in bounded time.
     pub fn converge(&mut self) {
+        if self.group().is_some() {
+            return self.converge_group();
+        }
         let end = self.now + CONVERGENCE_TIME;
         while self.now < end {
             if self.run_until(Duration::from_secs(3), World::is_settled) {
@@ -148,10 +160,18 @@ impl World {
         self.assert_disks_equal();
         self.read_everything();
         let to = 1 - self.serving().expect("settled");
-        self.run_until(Duration::from_secs(15), |world| !world.operator.is_moving());
-        self.switch_over(to);
-        let moved = self.run_until(Duration::from_secs(60), |world| world.serving() == Some(to));
-        assert!(moved, "a planned switchover of a healthy pair failed: {:?}", self.operator.outcomes.last());
+        if self.group().is_some() {
+            assert!(
+                self.move_group(to),
+                "a planned move of a healthy group failed: {:?}",
+                self.outside.outcomes.last()
+            );
+        } else {
+            self.run_until(Duration::from_secs(15), |world| !world.operator.is_moving());
+            self.switch_over(to);
+            let moved = self.run_until(Duration::from_secs(60), |world| world.serving() == Some(to));
+            assert!(moved, "a planned switchover of a healthy pair failed: {:?}", self.operator.outcomes.last());
+        }
         self.read_everything();
         for (node, name) in NAMES.iter().enumerate() {
             let process = self.process_of(node);
@@ -184,11 +204,12 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `TWINBLOCK_SIM_SECONDS` and `TWINBLOCK_SIM_SEEDS`, or so many seconds.
-    pub fn from_environment(seconds: u64) -> Budget {
+    /// `TWINBLOCK_SIM_SECONDS` and `TWINBLOCK_SIM_SEEDS`, or so many seconds; of the time, one of so many shares.
+    pub fn from_environment(seconds: u64, shares: u64) -> Budget {
         let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
         let seeds = number("TWINBLOCK_SIM_SEEDS");
         let seconds = number("TWINBLOCK_SIM_SECONDS").unwrap_or(if seeds.is_some() { 86_400 } else { seconds });
+        let seconds = seconds.div_ceil(shares);
         let end = std::time::Instant::now() + Duration::from_secs(seconds);
         Budget { end, seeds_left: seeds.unwrap_or(u64::MAX) }
     }

@@ -4,6 +4,7 @@
 use super::clients::Client;
 use super::config::Config;
 use super::content::Value;
+use super::group::Outside;
 use super::history::History;
 use super::link::Link;
 use super::log::Log;
@@ -29,19 +30,50 @@ const QUEUE_MAX: usize = 200_000;
 /// What is to happen at some moment. Events of a process that has ended are dropped (`life`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
-    Turn { node: usize, life: u64 },
-    DiskDone { node: usize, life: u64, op: OpId },
-    Persisted { node: usize, life: u64 },
-    Archived { node: usize, life: u64 },
-    Transmit { node: usize, session: SessionId },
-    Arrive { node: usize, session: SessionId },
-    SessionEnds { node: usize, session: SessionId, reason: String },
+    Turn {
+        node: usize,
+        life: u64,
+    },
+    DiskDone {
+        node: usize,
+        life: u64,
+        op: OpId,
+    },
+    Persisted {
+        node: usize,
+        life: u64,
+    },
+    Archived {
+        node: usize,
+        life: u64,
+    },
+    Transmit {
+        node: usize,
+        session: SessionId,
+    },
+    Arrive {
+        node: usize,
+        session: SessionId,
+    },
+    SessionEnds {
+        node: usize,
+        session: SessionId,
+        reason: String,
+    },
     Connect,
-    Probed { node: usize, life: u64 },
-    Client { client: usize, serial: u64 },
+    Probed {
+        node: usize,
+        life: u64,
+    },
+    Client {
+        client: usize,
+        serial: u64,
+    },
     Operator,
     Nemesis,
     Heal(Heal),
+    /// Something outside of the volume: its number.
+    Group(u64),
 }
 
 /// Counts that say whether a run did anything.
@@ -107,6 +139,8 @@ pub struct World {
     pub compared_at: (u64, u64),
     /// The first node's rule of each session's handshake.
     pub decided: BTreeMap<SessionId, (usize, &'static str)>,
+    /// What is around the failover group, if there is one.
+    pub outside: Outside,
 }
 
 impl World {
@@ -133,6 +167,7 @@ impl World {
             told: BTreeMap::new(),
             compared_at: (0, 0),
             decided: BTreeMap::new(),
+            outside: Outside::default(),
             random,
             config,
         }
@@ -226,6 +261,7 @@ impl World {
             Event::Operator => self.operator_looks(),
             Event::Nemesis => self.nemesis_acts(),
             Event::Heal(heal) => self.heal(heal),
+            Event::Group(serial) => self.group_happens(serial),
         }
     }
 
@@ -255,9 +291,14 @@ impl World {
         self.after(delay, Event::Turn { node, life });
     }
 
+    /// What a node's clock shows.
+    pub fn clock(&self, node: usize) -> Moment {
+        self.nodes[node].clock.shows(self.now)
+    }
+
     /// What a node shows of itself; `None` when its daemon is down.
     pub fn view(&self, node: usize) -> Option<VolumeView> {
-        self.nodes[node].process.as_ref().map(|process| process.mirror.view(self.now))
+        self.nodes[node].process.as_ref().map(|process| process.mirror.view(self.clock(node)))
     }
 
     /// The node that serves clients, if one does.

@@ -297,7 +297,7 @@ fn a_disk_of_another_size_is_refused_with_both_sizes() {
 }
 
 #[test]
-fn a_clone_in_the_place_of_the_disk_is_never_trusted() {
+fn f118_another_disk_or_a_clone_in_the_place_of_the_disk_is_never_trusted() {
     let directory = TempDir::new().unwrap();
     let (path, metadata) = (file(&directory, "disk", 64), directory.path().join("metadata"));
     init_disk(&external(&path, &metadata), InitOptions::default()).unwrap();

@@ -20,7 +20,7 @@ use crate::base::arbiter::{InSync, Record};
 use crate::base::group::{FailoverMode, Reason, Stage};
 use crate::base::heartbeat::Question;
 use crate::base::ids::Epoch;
-use crate::base::state::DiskState;
+use crate::base::state::{DiskState, Role};
 use crate::base::time::Moment;
 
 impl Failover {
@@ -34,6 +34,15 @@ impl Failover {
             self.stuck(out);
             self.breakage(out);
             self.fall_back(out);
+            self.stop_as_wished(out);
+        }
+    }
+
+    /// An operator had the group stopped at the other node, where it did not run.
+    fn stop_as_wished(&mut self, out: &mut Vec<Effect>) {
+        let free = self.job.is_none() && self.state.door.is_none() && !self.register.binds();
+        if self.memory.wish.stopped && self.state.phase == Phase::Owner && self.state.failed.is_none() && free {
+            self.stop_group(Reason::AdminRequest, "stopped-by-operator", out);
         }
     }
 
@@ -48,6 +57,11 @@ impl Failover {
     /// What concerns everyone who serves, also on the way up or down.
     pub(super) fn stay_owner_duties(&mut self, out: &mut Vec<Effect>) {
         if self.obeyed_record(out) {
+            return;
+        }
+        if self.mirror.role == Role::Secondary && self.job.is_none() {
+            // It found another in the right when the two volumes met, before this core heard of it.
+            self.yield_group("volume-stepped-down", out);
             return;
         }
         let own = self.register.record().filter(|record| record.primary == self.settings.node);

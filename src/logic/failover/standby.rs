@@ -77,9 +77,11 @@ impl Failover {
         }
     }
 
-    /// Whether this node was alone last, by what is durable here. Says nothing where a record does.
+    /// Whether this node was alone last, by what is durable here. Says nothing where a record does, nor of a peer that was
+    /// last heard as owner: without a disk it is the older one and owns the group all the same.
     pub(super) fn own_right(&self) -> bool {
-        self.mirror.peer_outdated && !self.settings.mode.has_arbiter()
+        let owned_by_peer = self.peer.is_some_and(|peer| peer.role.claims());
+        self.mirror.peer_outdated && !self.settings.mode.has_arbiter() && !owned_by_peer
     }
 
     /// Why this node does not take over from a lost peer, if it doesn't.

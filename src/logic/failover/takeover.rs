@@ -126,7 +126,9 @@ impl Failover {
         self.stage(Stage::Volume);
         let record = self.register.record().filter(|_| self.settings.mode.has_arbiter());
         let from_record = record.is_some_and(|record| record.primary == self.settings.node);
-        let epoch = if from_record || way == Way::Handover { self.state.epoch } else { Epoch(self.state.epoch.0 + 1) };
+        // The volume may have heard of an epoch, in the session, that no heartbeat told.
+        let known = self.state.epoch.max(self.mirror.seen_epoch);
+        let epoch = if from_record || way == Way::Handover { self.state.epoch } else { Epoch(known.0 + 1) };
         let lossy = matches!(way, Way::Takeover | Way::Forced) && self.declares_cache_loss();
         let cache_epoch = lossy.then_some(self.mirror.cache_epoch + 1);
         self.become_phase(Phase::TakingOver { way, step: TakeStep::Promoting });

@@ -96,7 +96,7 @@ impl Mirror {
             Err(refusal) => self.promotion_ends(id, Err(refusal), out),
             Ok(Way::Claim) => {
                 let next = Epoch(self.superblock.seen_epoch.0 + 1);
-                let epoch = epoch.unwrap_or(next).max(next);
+                let epoch = epoch.map_or(next, |ordered| ordered.max(self.superblock.seen_epoch));
                 self.pending.promotion = Some(Promotion { id, claim: Some(epoch) });
                 self.send(Message::Claim { epoch }, out);
             }
@@ -143,6 +143,11 @@ impl Mirror {
             return Some(Refusal::new("handshake", "A change of role is under way.", "Ask again in a moment."));
         }
         self.takeover_way(false).err()
+    }
+
+    /// Whether one is under way.
+    pub(super) fn has_promotion(&self) -> bool {
+        self.pending.promotion.is_some()
     }
 
     /// A promotion that was overtaken.
@@ -296,6 +301,17 @@ impl Mirror {
             self.promotion_failed(&reason, out);
             return;
         }
+        self.become_primary(epoch, out);
+    }
+
+    /// The group's peer handed over and is gone: this node is primary, beside a peer that nobody has excluded yet.
+    pub(super) fn promote_without_peer(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
+        self.pending.promotion = Some(Promotion { id: None, claim: Some(epoch) });
+        self.become_primary(epoch.max(self.superblock.seen_epoch), out);
+    }
+
+    /// Makes it durable that this node is primary, with the peer's leave.
+    fn become_primary(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
         self.superblock.seen_epoch = self.superblock.seen_epoch.max(epoch);
         self.superblock.primary_epoch = epoch;
         self.role = Role::Primary;
@@ -332,6 +348,22 @@ impl Mirror {
                 Refusal::new("handshake", format!("Not promoted: {reason}."), "Look at status and ask again.");
             self.promotion_ends(promotion.id, Err(refusal), out);
         }
+    }
+
+    /// The disk failed under the record that makes this node primary: nobody knows whether that reached it. Nothing was
+    /// served from it, but when the disk is back, the generation that was begun may be there, too.
+    pub(super) fn promotion_unknown(&mut self, out: &mut Vec<Effect>) {
+        let Some(promotion) = self.pending.promotion.take() else { return };
+        let peer = self.peer_name();
+        let refusal = Refusal::new(
+            "disk-failed",
+            "Not promoted: the local disk failed while that was written, and it may have reached the disk all the same. \
+             If so, this copy counts as the newer one when the disk is back.",
+            format!(
+                "Repair the disk and look at status. If {peer} is to go on instead, promote it before the disk is back."
+            ),
+        );
+        self.promotion_ends(promotion.id, Err(refusal), out);
     }
 
     /// The session ended with a claim unanswered.
@@ -440,7 +472,6 @@ impl Mirror {
         match after {
             After::Demoted => self.demoted(out),
             After::SteppedDown => self.stepped_down(out),
-            After::Outdated => self.outdated(out),
             After::Stopped => self.stopped(out),
             After::Promoted => self.stop_serving("the local disk failed while this node became primary", out),
             _ => {}

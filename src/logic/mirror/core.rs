@@ -352,6 +352,7 @@ impl Mirror {
             Input::Stop => self.stop(out),
             Input::Tick => self.tick(out),
         }
+        self.promotion_step(out);
         self.run_ready(out);
     }
 

@@ -174,6 +174,10 @@ impl Mirror {
                 self.superblock.lineage.history.retain(|generation| *generation != current);
                 self.superblock.lineage.current = Default::default();
             }
+            if self.maps_unreadable {
+                // Nobody knows what differs from the peer, in no later life either: everything is compared.
+                self.cover.clear();
+            }
             self.declare_cache_loss();
         }
         self.bump(epoch);

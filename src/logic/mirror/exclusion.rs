@@ -17,7 +17,7 @@ use super::handshake::Rule;
 use super::interface::{Effect, Facts, Note, Order, Way};
 use super::session::Phase;
 use crate::base::ids::Epoch;
-use crate::base::state::{DiskState, Exclusion, Role};
+use crate::base::state::{Continuity, DiskState, Exclusion, Role};
 use crate::base::time::Moment;
 
 /// What the group has said, and what it is waited for to say.
@@ -214,10 +214,45 @@ impl Mirror {
     fn promote_for_group(&mut self, epoch: Epoch, way: Way, out: &mut Vec<Effect>) {
         let agreed = matches!(way, Way::Claim | Way::Handover);
         match self.door {
+            Door::Closed if agreed && self.role == Role::Secondary => self.promote_agreed(epoch, way, out),
             Door::Asking(purpose @ Purpose::Takeover { .. }) if !agreed => {
                 self.pass(purpose, epoch, out);
             }
             _ => self.promote(None, way == Way::Forced, Some(epoch), out),
+        }
+    }
+
+    /// The peer agrees, or handed over: it is asked in the session, or not needed. Never through the door, which is for
+    /// whoever has excluded the peer: without a session this node is primary, and holds what would have to be
+    /// acknowledged alone.
+    fn promote_agreed(&mut self, epoch: Epoch, way: Way, out: &mut Vec<Effect>) {
+        let Some(session) = &self.session else {
+            match self.takeover_refusal() {
+                Some(refusal) => self.order_done(Err(&refusal.reason), out),
+                None if way != Way::Handover || self.continuity() != Continuity::SameProcess => {
+                    self.order_done(Err("the peer is not connected, so that it can't agree"), out);
+                }
+                None if self.old_frames_ended() => self.promote_without_peer(epoch, out),
+                // When what was received has reached the disk.
+                None => {}
+            }
+            return;
+        };
+        // The group's word may be faster than the link's: the peer's decision, or that it is secondary, is on its way.
+        let on_its_way = session.is_deciding() || self.peer().is_some_and(|peer| peer.role == Role::Primary);
+        if !on_its_way {
+            self.promote(None, false, Some(epoch), out);
+        }
+    }
+
+    /// Goes on with a promotion that had to wait, if it still does.
+    pub(super) fn promotion_step(&mut self, out: &mut Vec<Effect>) {
+        if let Some((_, Order::Promote { epoch, way: way @ (Way::Claim | Way::Handover), .. })) = self.word.order
+            && self.door == Door::Closed
+            && self.role == Role::Secondary
+            && !self.has_promotion()
+        {
+            self.promote_agreed(epoch, way, out);
         }
     }
 
@@ -261,8 +296,11 @@ impl Mirror {
         if self.role == Role::Primary || self.door.is_opening() || self.is_changing() || joined {
             return self.order_done(Err("it is primary, becoming so, or connected"), out);
         }
-        if self.disk != DiskState::UpToDate {
-            return self.order_done(Ok(()), out);
+        match self.disk {
+            DiskState::UpToDate => {}
+            // What a disk that was given up says of itself, when it is back, can't be changed now.
+            DiskState::Diskless => return self.order_done(Err("its disk is out, and can't be told"), out),
+            DiskState::New | DiskState::Inconsistent | DiskState::Outdated => return self.order_done(Ok(()), out),
         }
         self.disk = DiskState::Outdated;
         let reason = format!("{} goes on alone", self.peer_name());

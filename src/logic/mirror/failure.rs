@@ -4,7 +4,7 @@
 //! comes back only by `attach` or a restart, and then as what its metadata says, behind the peer's generation.
 
 use super::core::{After, Mirror, Op};
-use super::door::Door;
+use super::door::{Door, Purpose};
 use super::interface::{Effect, Note, Order};
 use crate::base::command::{CommandOutcome, Refusal};
 use crate::base::error::DiskError;
@@ -43,6 +43,7 @@ impl Mirror {
         }
         self.disk = DiskState::Diskless;
         self.disk_reason = Some(reason.clone());
+        let promotion_may_count = matches!(self.door, Door::Persisting(Purpose::Takeover { .. }));
         self.withdraw_passage(out);
         self.door = Door::Closed;
         self.note(Note::DiskChanged { disk: DiskState::Diskless, reason: reason.clone() }, out);
@@ -56,8 +57,11 @@ impl Mirror {
         self.abandon_flushes(out);
         self.abandon_superblocks(out);
         self.leave_ghosts(out);
+        if promotion_may_count {
+            self.promotion_unknown(out);
+        }
         self.promotion_failed("the local disk failed", out);
-        let needs_disk = |order| !matches!(order, Order::Quiesce | Order::Demote | Order::Outdate);
+        let needs_disk = |order| !matches!(order, Order::Quiesce | Order::Demote);
         self.order_ended(needs_disk, Err("the local disk failed"), out);
         if self.role == Role::Primary && self.session.is_none() {
             self.drive_all(out);

@@ -78,6 +78,26 @@ fn f107_a_primary_alone_loses_its_power_and_nothing_more_than_the_record_is_copi
 }
 
 #[test]
+fn f115_the_sources_flush_fails_under_a_resync_and_nothing_is_given_up_unasked() {
+    let mut pair = serving_pair_with(115, |config| config.resync_rate_max = 16 << 10);
+    pair.world.kill(BETA, "kill -9");
+    pair.clients_get_on(seconds(5));
+    pair.world.start(BETA);
+    pair.wait(seconds(5), "copying", |world| world.view(BETA).is_some_and(|view| view.disk == DiskState::Inconsistent));
+    pair.world.nodes[ALPHA].faults.next_flush = Some(DiskError::Failed(5));
+    pair.wait(seconds(10), "diskless", |world| world.view(ALPHA).is_some_and(|view| view.disk == DiskState::Diskless));
+    // The only whole copy is out: everybody waits, and half a copy serves nobody.
+    pair.pass(millis(200));
+    pair.clients_get_nothing(seconds(5));
+    assert!(pair.ask(BETA, Command::Promote { force: false }).is_err());
+    assert_eq!(pair.world.view(BETA).map(|view| view.disk), Some(DiskState::Inconsistent));
+    pair.ask(ALPHA, Command::Demote { force: true }).expect("an operator may");
+    pair.attach(ALPHA);
+    pair.wait(seconds(60), "source again", World::both_in_sync);
+    pair.ends_well();
+}
+
+#[test]
 fn f116_a_new_disk_is_filled() {
     let mut pair = serving_pair(116);
     pair.world.power_off(BETA);
