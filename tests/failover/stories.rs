@@ -164,6 +164,26 @@ fn a_group_that_is_being_stopped_does_not_run_already() {
 }
 
 #[test]
+fn a_failure_of_an_owner_ends_with_its_ownership() {
+    let mut story = pair(FailoverMode::Arbiter);
+    let down = || Input::Resource { index: 2, trouble: Some("it exited".into()) };
+    story.world.input(ALPHA, down());
+    story.settled_at(BETA);
+    // The guard against flapping keeps the group here.
+    story.world.input(BETA, down());
+    story.wait(seconds(4), "failed", |world| {
+        let process = world.nodes[BETA].process.as_ref();
+        process.is_some_and(|process| process.core.state().failed == Some(Reason::CriticalServiceDown))
+    });
+    story.ask(BETA, Verb::StopGroup).unwrap();
+    story.pass(seconds(1));
+    story.ask(ALPHA, Verb::Start { force: false }).unwrap();
+    story.settled_at(ALPHA);
+    story.world.crash(ALPHA, true);
+    story.acknowledges(BETA, seconds(3));
+}
+
+#[test]
 fn a_disabled_group_changes_nothing_by_itself() {
     let mut story = pair(FailoverMode::Arbiter);
     story.ask(BETA, Verb::Disable).unwrap();

@@ -30,6 +30,7 @@ impl Failover {
         if self.state.phase == Phase::Starting && level != Level::Unheard {
             self.become_phase(Phase::Standby);
         }
+        self.forget_owners_failure();
         self.learn_from_record();
         if level == Level::Suspect || level == Level::Lost {
             self.register.look_soon(self.now);
@@ -58,6 +59,14 @@ impl Failover {
             self.stage(Stage::Drain);
             self.become_phase(Phase::TakingOver { way: Way::Takeover, step: TakeStep::Preparing });
             self.order(MirrorOrder::PrepareTakeover, out);
+        }
+    }
+
+    /// What was down while this node owned the group is said by its disk and its resources from here on: they may be mended.
+    fn forget_owners_failure(&mut self) {
+        let owners = matches!(self.state.failed, Some(Reason::StorageFailure | Reason::CriticalServiceDown));
+        if owners && self.state.phase == Phase::Standby {
+            self.state.failed = None;
         }
     }
 
