@@ -33,6 +33,9 @@ class Fault:
     def end(self):
         raise NotImplementedError
 
+    def settle(self):
+        """Waits for what this fault has begun. All faults have ended by then."""
+
     def __str__(self):
         return f"{self.kind} {self.node} for {self.lasts:.1f} s"
 
@@ -147,6 +150,11 @@ class CutPeer(Cut):
     word, networks = "peer", ("mirror", "beat")
 
 
+class CutServers(Cut):
+    """Only clients still reach this server."""
+    word, networks = "servers", ("mirror", "beat", "arbiter")
+
+
 class CutAll(Cut):
     word, networks = "all", NETWORKS
 
@@ -206,6 +214,9 @@ class Verb(Fault):
             self.running = self.server.verb(*self.words)
 
     def end(self):
+        pass
+
+    def settle(self):
         if self.running:
             self.server.end_verb(self.running, " ".join(self.words))
 
@@ -247,12 +258,13 @@ class Disable(Verb):
 
 KINDS = (
     (Kill, 6), (KillBoth, 2), (PowerOff, 4), (Stop, 2), (Pause, 6), (CutMirror, 3), (CutBeat, 1), (CutPublic, 2),
-    (CutArbiter, 2), (CutPeer, 4), (CutAll, 4), (EtcdKill, 2), (EtcdPause, 2), (DiskFails, 5), (Move, 3),
+    (CutArbiter, 2), (CutPeer, 3), (CutServers, 4), (CutAll, 3), (EtcdKill, 2), (EtcdPause, 2), (DiskFails, 5), (Move, 3),
     (MoveHere, 2), (Fallback, 1), (Recover, 1), (StopGroup, 1), (Deactivate, 1), (Disable, 1))
 
 
-def throw(world, dice):
-    """A fault that this world can have."""
-    fitting = [(kind, weight) for kind, weight in KINDS if kind.needs is None or kind.needs in world.mode]
+def throw(world, dice, only):
+    """A fault that this world can have, of these kinds, or of any."""
+    fitting = [(kind, weight) for kind, weight in KINDS
+               if (kind.needs is None or kind.needs in world.mode) and (not only or kind.__name__ in only)]
     kinds, weights = zip(*fitting)
     return dice.choices(kinds, weights)[0](world, dice)

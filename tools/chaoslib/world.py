@@ -324,7 +324,7 @@ class World:
         if "fencing" in self.mode:
             for node in NODES:
                 text += f'[fencing.{node}]\nscript = "{self.path("fence")}"\n'
-            self.write_fence_script()
+            self.write_fence_script(options.lying_fence)
         text += f'[[volume]]\nname = "vol0"\n{options.volume}\n'
         for node in NODES:
             text += f'[volume.on.{node}]\ndisk = "{self.disks[node].path}"\n'
@@ -338,9 +338,10 @@ class World:
                  f'[[group.script]]\nname = "hook"\nstart = {script}\nstop = {script}\n')
         return text
 
-    def write_fence_script(self):
-        """Switches a server off: its daemon is killed, its cables are pulled. What is off stays so until it is started."""
-        text = f"""#!/bin/sh
+    def write_fence_script(self, lies):
+        """Switches a server off: its daemon is killed, its address is gone. What is off stays so until it is started. Or only
+        says so, to see that what comes of it is found."""
+        text = "#!/bin/sh\n[ $1 = status ] && exit 3\nexit 0\n" if lies else f"""#!/bin/sh
 cd "{self.folder}" || exit 1
 case $1 in
 off)
