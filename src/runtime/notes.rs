@@ -35,6 +35,7 @@ pub fn event(volume: &str, group: Option<&str>, note: &Note) -> Option<New> {
         Note::ResyncBegan { .. } | Note::Joined { .. } => "resync",
         Note::Verified { .. } => "verify",
         Note::Held { .. } => "volume-held",
+        Note::ArchiveFailed { .. } => "archive-failed",
         _ => return None,
     };
     let Line { level, words } = line(note);

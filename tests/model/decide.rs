@@ -4,7 +4,10 @@ use twinblock::base::generation::{Generation, Lineage, Relation};
 use twinblock::base::ids::{BootId, Epoch, Incarnation, NodeId, Uuid};
 use twinblock::base::state::{DiskState, Mode, ResyncKind, Role};
 use twinblock::logic::mirror::handshake::{Decision, Plan, Rule, Side, decide};
-use twinblock::wire::message::{Continuity, Descriptor, PROTOCOL_VERSION};
+use twinblock::wire::message::{
+    Continuity, Descriptor, FEATURE_ARCHIVE_FAILED, FEATURE_DISCARD_LEAST, FEATURE_DISCARD_ZERO_CHANGES,
+    PROTOCOL_VERSION,
+};
 
 const DISKS: [DiskState; 5] =
     [DiskState::Diskless, DiskState::New, DiskState::Inconsistent, DiskState::Outdated, DiskState::UpToDate];
@@ -226,6 +229,50 @@ fn requests_discards_sizes_and_exactness_keep_it_sound() {
             assert_eq!(decision.rule, Rule::Size, "a disk too small goes on");
         }
     }
+}
+
+/// A fork is settled unasked only by a policy that both have, in favour of who changed more, and only where the marks tell
+/// all that was changed. A target that could not archive what only it has is never one.
+#[test]
+fn a_policy_settles_only_clear_forks() {
+    const ZERO: u64 = FEATURE_DISCARD_ZERO_CHANGES;
+    const LEAST: u64 = FEATURE_DISCARD_LEAST;
+    let (ours, theirs) = related(Relation::Fork);
+    let mut by_policy = 0;
+    for number in (0..MAIN_CASES * MAIN_CASES * 81).step_by(31) {
+        // Coprime to all the choices, so that each pair of them is met.
+        let mut digits = Digits(number);
+        let (mut a, mut b) = (node(0), node(1));
+        for (node, lineage) in [(&mut a, &ours), (&mut b, &theirs)] {
+            node.features = digits.pick(&[0, ZERO, LEAST]);
+            let bytes = digits.pick(&[4096, 8192, 8192]);
+            draw_main(node, &mut digits);
+            node.marked_bytes = if node.marked || node.intents_marked { bytes } else { 0 };
+            node.lineage.clone_from(lineage);
+        }
+        let (here, there) = (decide(&a, &b), decide(&b, &a));
+        assert_eq!((here.rule, here.plan), (there.rule, there.plan.mirrored()), "not mirror-symmetric:\n{a:?}\n{b:?}");
+        if here.rule != Rule::SplitPolicy {
+            continue;
+        }
+        by_policy += 1;
+        let Plan::Sync(sync) = here.plan else { panic!("{here:?}") };
+        let (winner, victim) = if sync.source == Side::Ours { (&a, &b) } else { (&b, &a) };
+        assert!(a.features == b.features && a.features != 0, "a policy of one side:\n{a:?}\n{b:?}");
+        assert!(a.maps_readable && b.maps_readable && a.disk == DiskState::UpToDate && b.disk == DiskState::UpToDate);
+        let untouched = !victim.marked && !victim.intents_marked;
+        let less = a.features == LEAST && victim.marked_bytes < winner.marked_bytes && victim.role == Role::Secondary;
+        assert!(untouched || less, "winner {winner:?}\nvictim {victim:?}");
+        let mut full = victim.clone();
+        full.features |= FEATURE_ARCHIVE_FAILED;
+        assert_eq!(decide(winner, &full).rule, Rule::Archive);
+    }
+    assert!(by_policy > 100, "{by_policy} is too few to mean anything");
+    // Marks that are not relative to what both had tell nothing.
+    let (mut a, mut b) = (node(0), node(1));
+    (a.lineage, b.lineage) = (lineage(5, &[4], &[4, 1]), lineage(9, &[8], &[8, 1]));
+    (a.features, b.features, a.marked) = (ZERO, ZERO, true);
+    assert_eq!(decide(&a, &b).rule, Rule::Fork);
 }
 
 #[test]
