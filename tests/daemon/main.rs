@@ -15,3 +15,4 @@ mod groups;
 mod reload;
 mod scripted;
 mod service;
+mod troubles;

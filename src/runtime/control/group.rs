@@ -165,6 +165,9 @@ pub struct ArbiterEvidence {
     pub places: Vec<String>,
     /// What is allowed but unwise, or not proven yet.
     pub notes: Vec<String>,
+    /// What the last look at all of it found wrong, though it may still answer; with the next step.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// The last trouble with it, also when it is over.
     pub last_error: Option<String>,
     /// When that was.

@@ -124,13 +124,7 @@ impl Asked {
     pub async fn watch(&self, group: &str) {
         let mut told = None;
         loop {
-            let peer_alive = now().since(self.peer_heard.get()) < ARBITER_HEALTH_INTERVAL;
-            let report = self.arbiter.check(peer_alive).await;
-            let trouble = report.trouble.as_ref().map(|error| error.to_string());
-            if let Some(error) = &report.trouble {
-                self.health.borrow_mut().error = Some((calendar(), error.clone()));
-            }
-            self.health.borrow_mut().report = report;
+            let trouble = self.look().await;
             if trouble != told {
                 match &trouble {
                     Some(trouble) => tracing::error!(group, "the arbiter is not as it should be: {trouble}"),
@@ -140,6 +134,18 @@ impl Asked {
             }
             tokio::time::sleep(ARBITER_HEALTH_INTERVAL).await;
         }
+    }
+
+    /// Looks at every part of it once. What is wrong, and the next step.
+    async fn look(&self) -> Option<String> {
+        let peer_alive = now().since(self.peer_heard.get()) < ARBITER_HEALTH_INTERVAL;
+        let report = self.arbiter.check(peer_alive).await;
+        let mut health = self.health.borrow_mut();
+        if let Some(error) = &report.trouble {
+            health.error = Some((calendar(), error.clone()));
+        }
+        health.report = report;
+        health.report.trouble.as_ref().map(ToString::to_string)
     }
 
     /// What is known of it, without its record.
@@ -166,6 +172,7 @@ impl Asked {
             in_sync: Vec::new(),
             places: places.collect(),
             notes: health.report.notes.clone(),
+            trouble: health.report.trouble.as_ref().map(ToString::to_string),
             last_error: health.error.as_ref().map(|(_, error)| error.to_string()),
             last_error_at: health.error.as_ref().map(|(at, _)| crate::base::time::utc(*at)),
         }
@@ -241,4 +248,34 @@ impl Fence {
 /// A duration for machines.
 pub fn milliseconds(span: Duration) -> u64 {
     span.as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::{Incarnation, NodeId};
+    use crate::runtime::arbiter::file::SharedSpec;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_directory_that_only_one_server_sees_is_said_with_a_next_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = SharedSpec {
+            directory: folder.path().to_path_buf(),
+            node: NodeId(0),
+            incarnation: Incarnation(1),
+            sign_time: Duration::ZERO,
+        };
+        let nodes = ["alpha".into(), "beta".into()];
+        let owner = Owner { cluster: "lab".into(), group: "db".into(), nodes };
+        let (spec, patience) = (ArbiterSpec::Shared(shared), Duration::from_secs(30));
+        let asked = Asked::new(&spec, owner, patience, folder.path().join("seen.json")).unwrap();
+        assert_eq!(asked.look().await, None, "nobody can say while the other server is not up");
+        assert_eq!(asked.evidence().notes.len(), 1, "but that it is not proven is said");
+        asked.hear_peer();
+        let trouble = asked.look().await.unwrap();
+        assert!(trouble.contains("beta is alive, but its sign of life is not there"), "{trouble}");
+        assert!(trouble.contains("put the directory on storage that both servers share"), "{trouble}");
+        let evidence = asked.evidence();
+        assert_eq!((evidence.trouble, evidence.state.as_str()), (Some(trouble), "unreachable"));
+    }
 }

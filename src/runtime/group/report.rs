@@ -206,6 +206,10 @@ fn notices(view: &GroupView, settings: &Settings, evidence: &Evidence, resources
     if let Some(trouble) = &view.arbiter.trouble {
         list.push(format!("no automatic failover: {trouble}"));
     }
+    let looked = evidence.arbiter.as_ref().and_then(|arbiter| arbiter.trouble.as_ref());
+    if let Some(trouble) = looked.filter(|trouble| view.arbiter.trouble.as_ref() != Some(*trouble)) {
+        list.push(format!("no failover can be relied on, the arbiter is not as it should be: {trouble}"));
+    }
     if let Some(fencing) = evidence.fencing.as_ref().and_then(|fencing| fencing.trouble.as_ref()) {
         list.push(format!("no automatic failover: {peer} could not be switched off: {fencing}"));
     }

@@ -185,9 +185,11 @@ impl SyncedFiles {
             let reason =
                 format!("version {} came, but version {} of {} is kept here", bundle.version, kept.version, kept.node);
             let next = format!(
-                "both servers changed them by themselves: compare the files, then remove {} on the server whose changes \
-                 are to be given up",
-                shared.bundle_file().display()
+                "both servers had the group by themselves: compare the files by hand; when {}'s are the right ones, remove \
+                 {} on {}",
+                bundle.node,
+                shared.bundle_file().display(),
+                shared.node
             );
             return refuse(reason, &next);
         }
