@@ -5,7 +5,7 @@
 
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
@@ -74,6 +74,15 @@ impl Namespace {
         let index = switch.index(port)?;
         switch.change(LinkUnspec::new_with_index(index).controller(controller).up().build())?;
         self.set_up(interface, true)
+    }
+
+    /// Of a switch: keeps two ports from hearing each other, whom every other port still hears.
+    pub fn keep_apart(&self, ports: [&str; 2], apart: bool) -> io::Result<()> {
+        for port in ports {
+            let message = LinkBridgePort::new(self.index(port)?).isolated(apart).build();
+            self.ask(async |handle| handle.link().change(message).execute().await)?;
+        }
+        Ok(())
     }
 
     /// A wire to another namespace: `interface` here, `other` there, both switched off.

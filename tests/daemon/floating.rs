@@ -18,7 +18,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// The network: servers alpha and beta, and a client, on one switch.
 struct Town {
     hosts: [Arc<Namespace>; 3],
-    _switch: Namespace,
+    switch: Namespace,
 }
 
 const CLIENT: usize = 2;
@@ -47,7 +47,7 @@ impl Town {
             space.give("eth0", v6(u16::from(host) + 1), 64).unwrap();
             Arc::new(space)
         });
-        Town { hosts, _switch: switch }
+        Town { hosts, switch }
     }
 
     /// A client at an address, once somebody serves there.
@@ -119,6 +119,21 @@ fn running(town: &Town) -> Pair {
     pair
 }
 
+/// In the mode that goes by pings alone, with the client as the host that is pinged.
+fn running_by_pings(town: &Town) -> Pair {
+    let failover = format!(
+        "[failover]\nmode = \"best-effort\"\naccept_split_brain_risk = true\nping = [\"{}\", \"{}\"]\n",
+        v4(77),
+        v4(3)
+    );
+    let mut pair = pair(town, &failover);
+    pair.start(ALPHA);
+    pair.start(BETA);
+    wait_owner(&mut pair, ALPHA);
+    pair.wait_in_sync(ALPHA);
+    pair
+}
+
 fn group(pair: &Pair, node: usize) -> Value {
     let groups: Value = serde_json::from_str(&pair.done(node, &["group", "status", "--json"])).unwrap();
     groups[0]["group"].clone()
@@ -177,4 +192,57 @@ fn clients_find_the_volume_at_its_floating_address_wherever_it_is() {
     for address in floating() {
         assert!(!town.has(ALPHA, address) && !town.has(BETA, address), "{address} was left behind");
     }
+}
+
+#[test]
+fn by_pings_alone_a_dead_owner_is_replaced_and_an_isolated_one_gives_way() {
+    if skipped() {
+        return;
+    }
+    let town = Town::new();
+    let mut pair = running_by_pings(&town);
+    let status = pair.done(ALPHA, &["group", "status"]);
+    assert!(status.contains("two servers may serve at once"), "the risk is shown all the time: {status}");
+    let mut client = town.client(&mut pair, v4(50));
+    write(&mut client, 0, MIB as usize, 0x11);
+    // Cut off from everybody: the owner reaches nobody of the list, the standby does and hears nobody else.
+    town.switch.set_up("p0", false).unwrap();
+    let mut client = town.client(&mut pair, v4(50));
+    assert_holds(&mut client, 0, MIB as usize, 0x11);
+    write(&mut client, MIB, MIB as usize, 0x22);
+    let isolated = group(&pair, ALPHA);
+    assert_eq!(isolated["serving"], false, "{isolated}");
+    assert!(!town.has(ALPHA, v4(50)), "an isolated owner keeps no address");
+    town.switch.set_up("p0", true).unwrap();
+    wait_owner(&mut pair, BETA);
+    pair.wait_in_sync(BETA);
+    assert_holds(&mut client, MIB, MIB as usize, 0x22);
+}
+
+#[test]
+fn by_pings_alone_two_servers_apart_both_serve_and_that_is_seen_and_nothing_is_overwritten() {
+    if skipped() {
+        return;
+    }
+    let town = Town::new();
+    let mut pair = running_by_pings(&town);
+    let mut client = town.client(&mut pair, v4(50));
+    write(&mut client, 0, MIB as usize, 0x11);
+    // Each still reaches the host that is pinged, and not the other server.
+    town.switch.keep_apart(["p0", "p1"], true).unwrap();
+    write(&mut client, MIB, MIB as usize, 0x22);
+    wait_owner(&mut pair, BETA);
+    wait_owner(&mut pair, ALPHA);
+    town.switch.keep_apart(["p0", "p1"], false).unwrap();
+    for node in [ALPHA, BETA] {
+        pair.wait_status(node, "refused as a split brain", |status| {
+            status["link"] == "refused" && status["link_reason"].as_str().is_some_and(|why| why.contains("split-brain"))
+        });
+    }
+    // What only one side has is still there.
+    let holds = |node: &str| {
+        let image = std::fs::read(pair.path(&format!("{node}.img"))).unwrap();
+        image[MIB as usize..2 * MIB as usize].iter().all(|byte| *byte == 0x22)
+    };
+    assert!(holds("alpha") && !holds("beta"), "nothing may be copied before somebody has chosen");
 }

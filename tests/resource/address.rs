@@ -402,6 +402,25 @@ fn times_are_replaced_while_it_runs() {
 }
 
 #[test]
+fn a_network_that_may_have_healed_is_told_again() {
+    or_skip!(missing());
+    let world = World::new(2);
+    for address in families() {
+        world.on(0, async || {
+            let (sender, _told) = Told::channel();
+            let mut config = config(address);
+            (config.timers.announce_count, config.timers.announce_refresh) = (1, Duration::ZERO);
+            let floating = FloatingAddress::new(config, sender);
+            verb(&floating, Verb::Start).await.unwrap();
+            world.remember(1, address, "02:00:00:00:00:99");
+            floating.announce();
+            until("the neighbour learns it", || world.neighbour(1, address) == Some(world.mac(0))).await;
+            verb(&floating, Verb::Stop).await.unwrap();
+        });
+    }
+}
+
+#[test]
 fn a_thousand_other_addresses_are_no_hindrance() {
     or_skip!(missing());
     let world = World::new(1);

@@ -166,6 +166,9 @@ pub enum Verb {
         /// Where the demo makes a directory of its own, removed in the end. Default: that for temporary files.
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
+        /// Only the group, as root: each change of owner so many times, with median and longest interruption.
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=999))]
+        rounds: Option<u32>,
     },
     /// The demo's counting service.
     #[command(hide = true)]

@@ -61,7 +61,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
             daemon::run(load(arguments, Depth::Secret)?, &options)
         }
         Verb::Bench(options) => bench::bench(&options.resolved()),
-        Verb::Demo { dir } => demo::demo(dir.clone()),
+        Verb::Demo { dir, rounds } => demo::demo(dir.clone(), *rounds),
         Verb::DemoService { volume, listen } => demo::counter::serve(volume, *listen),
         Verb::InitDisk(options) => init::init_disk(&file()?, options, yes),
         Verb::Status { json, watch } => status::status(&file()?, *json, *watch),

@@ -11,6 +11,8 @@ use crate::runtime::arbiter::etcd::endpoint::Endpoint;
 use crate::runtime::arbiter::etcd::tls::TlsSpec;
 use crate::runtime::arbiter::etcd::{EtcdSpec, User};
 use crate::runtime::arbiter::file::SharedSpec;
+use crate::runtime::resource::address::PING_TARGETS_MAX;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeValue;
@@ -20,7 +22,8 @@ settings! {
     FailoverSettings {
         /// How it is made sure that only one server serves. `manual`: nobody takes over by itself. `arbiter`: whoever
         /// changes the arbiter's record first. `fencing`: whoever has the other one confirmed off. `arbiter+fencing`:
-        /// both.
+        /// both. `best-effort`: whoever reaches the `ping` list while the other one is silent on every address; both may
+        /// serve at once, see `accept_split_brain_risk`.
         mode: FailoverMode = "manual";
         /// Time between two heartbeats on each path.
         heartbeat_interval: Duration = "100ms", "10ms" to "10s";
@@ -63,6 +66,17 @@ settings! {
         hook: CommandLine = "none";
         /// Longest time the hook may take before it is killed.
         hook_timeout: Duration = "10s", "100ms" to "10min";
+        /// Addresses, of other hosts than the two servers, that answer a ping when this server's network is alive; any answer
+        /// counts. Asked in mode `best-effort`.
+        ping: Targets = "none";
+        /// How long the other server's addresses and the floating ones must be silent before this one takes over in mode
+        /// `best-effort`. At least twice `dead_after`.
+        quiet_time: Duration = "2s", "600ms" to "1h";
+        /// Longest wait for the answers to one round of questions in mode `best-effort`.
+        probe_wait: Duration = "300ms", "50ms" to "5s";
+        /// Demanded by mode `best-effort`: two servers that can't see each other may both serve, and the writes of one of them
+        /// are then given up.
+        accept_split_brain_risk: bool = "false";
     }
 }
 
@@ -83,6 +97,56 @@ impl FailoverSettings {
                 problem(low_key, reason, format!("make `{high_key}` at least {}", units::show_time(low)));
             }
         }
+        if self.mode != FailoverMode::BestEffort {
+            return;
+        }
+        if !self.accept_split_brain_risk {
+            let reason =
+                "in mode `best-effort` both servers may serve at once, and one side's writes are lost then".into();
+            let next = "use an arbiter, or write `accept_split_brain_risk = true` if you accept that";
+            problem("accept_split_brain_risk", reason, next.into());
+        }
+        if self.ping.0.is_empty() {
+            let reason = "mode `best-effort` needs hosts that show whether this server's network is alive".into();
+            problem("ping", reason, "name a few, as in `ping = [\"192.0.2.1\"]`: the gateway, a switch".into());
+        }
+        let least = self.dead_after * QUIET_PER_DEATH;
+        if self.quiet_time < least {
+            let reason = "the other server would be taken for dead before it gives up by itself".into();
+            problem("quiet_time", reason, format!("make it at least {}", units::show_time(least)));
+        }
+    }
+}
+
+/// The other server must be silent for so many times the time after which it would isolate itself.
+const QUIET_PER_DEATH: u32 = 2;
+
+/// Hosts that are asked whether the network is there.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Targets(pub Vec<IpAddr>);
+
+impl Kind for Targets {
+    const WORDS: &'static str = "list of addresses";
+    fn from_text(text: &str) -> Result<Targets, String> {
+        if text == "none" {
+            return Ok(Targets::default());
+        }
+        let list: Result<Vec<IpAddr>, _> = text.split(", ").map(str::parse).collect();
+        match list {
+            Ok(list) if list.len() <= PING_TARGETS_MAX => Ok(Targets(list)),
+            Ok(_) => Err(format!("expected at most {PING_TARGETS_MAX} addresses")),
+            Err(_) => Err("expected a list of numeric addresses, as in [\"192.0.2.1\"]".into()),
+        }
+    }
+    fn text(value: &DeValue<'_>) -> Option<String> {
+        let items: Option<Vec<&str>> = value.as_array()?.iter().map(|item| item.get_ref().as_str()).collect();
+        items.map(|items| if items.is_empty() { "none".to_string() } else { items.join(", ") })
+    }
+    fn show(&self) -> String {
+        if self.0.is_empty() {
+            return "none".to_string();
+        }
+        self.0.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -90,10 +154,9 @@ impl FailoverSettings {
 const BEATS_PER_SUSPICION: u32 = 3;
 
 impl Kind for FailoverMode {
-    const WORDS: &'static str = "manual, arbiter, fencing, arbiter+fencing";
+    const WORDS: &'static str = "manual, arbiter, fencing, arbiter+fencing, best-effort";
     fn from_text(text: &str) -> Result<FailoverMode, String> {
-        // The core knows a mode that goes by pings alone; what it would ping by is not configured yet.
-        let known = FailoverMode::ALL.iter().find(|mode| mode.word() == text && **mode != FailoverMode::BestEffort);
+        let known = FailoverMode::ALL.iter().find(|mode| mode.word() == text);
         known.copied().ok_or_else(|| format!("expected one of {}", Self::WORDS))
     }
     fn show(&self) -> String {

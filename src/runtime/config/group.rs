@@ -14,6 +14,7 @@ use super::order::order;
 use super::read::{self, Placed};
 use super::settings::{CommandLine, Kind, Row, read_value, settings};
 use super::units;
+use crate::base::group::FailoverMode;
 use crate::base::ids::NodeId;
 use crate::runtime::resource::address::AddressConfig;
 use crate::runtime::resource::dns::DnsConfig;
@@ -104,6 +105,15 @@ impl Kind for Start {
 }
 
 impl GroupConfig {
+    /// Settles what depends on the mode of failover.
+    pub fn resolve(&mut self, mode: FailoverMode) {
+        for resource in &mut self.resources {
+            if let What::Address(address) = &mut resource.what {
+                address.on_duplicate = address.on_duplicate.in_mode(mode);
+            }
+        }
+    }
+
     /// Its floating addresses.
     pub fn addresses(&self) -> impl Iterator<Item = std::net::IpAddr> {
         self.resources.iter().filter_map(|resource| match &resource.what {
@@ -444,7 +454,6 @@ pub fn check(document: &Document<'_>, groups: &[Placed<GroupConfig>], volumes: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::group::FailoverMode;
     use crate::base::state::Exclusion;
     use crate::runtime::config::failover::ArbiterConfig;
     use crate::runtime::config::problem::Problems;
@@ -579,6 +588,25 @@ skip_on = ["alpha"]
                 "failover.suspect_after",
                 "dead_after",
             ),
+            (
+                "mode = \"arbiter\"",
+                "mode = \"best-effort\"\nping = [\"10.0.0.9\"]",
+                "failover.accept_split_brain_risk",
+                "both servers may serve at once",
+            ),
+            (
+                "mode = \"arbiter\"",
+                "mode = \"best-effort\"\naccept_split_brain_risk = true",
+                "failover.ping",
+                "needs hosts that show",
+            ),
+            (
+                "mode = \"arbiter\"",
+                "mode = \"best-effort\"\naccept_split_brain_risk = true\nping = [\"10.0.0.9\"]\nquiet_time = \"1500ms\"",
+                "failover.quiet_time",
+                "at least 2 s",
+            ),
+            ("mode = \"arbiter\"", "mode = \"arbiter\"\nping = [\"gateway\"]", "failover.ping", "numeric addresses"),
             ("http://10.0.0.3:2379", "https://10.0.0.3:2379", "arbiter.ca", "authority"),
             ("http://10.0.0.3:2379", "10.0.0.3:2379", "arbiter.endpoints", "https://"),
             ("kind = \"etcd\"", "kind = \"consul\"", "arbiter.kind", "etcd or file"),

@@ -173,7 +173,8 @@ fn read_failover(
     if let Some(section) = fencing_section {
         section.end();
     }
-    let groups = group::read_groups(root, names, node);
+    let mut groups = group::read_groups(root, names, node);
+    groups.iter_mut().for_each(|group| group.value.resolve(settings.mode));
     let document = root.document();
     group::check(document, &groups, &volumes.iter().map(|volume| volume.value.name.as_str()).collect::<Vec<_>>());
     let warnings = check::nbd(document, nodes, volumes, &groups);

@@ -8,14 +8,15 @@ use crate::runtime::arbiter::stored::Owner;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::Config;
 use crate::runtime::config::failover::{ArbiterConfig, shared_spec};
-use crate::runtime::config::group::{GroupConfig, ResourceConfig, Start, What};
+use crate::runtime::config::group::{GroupConfig, Start};
 use crate::runtime::events::Events;
 use crate::runtime::fencing::agent::AgentSpec;
 use crate::runtime::fencing::script::ScriptSpec;
 use crate::runtime::fencing::{Fencing, FencingSpec, Names, Times};
-use crate::runtime::group::{GroupChange, GroupSpec, Groups, GroupsSpec, Outgoing};
+use crate::runtime::group::{GroupChange, GroupSpec, Groups, GroupsSpec, Outgoing, ProbeSpec};
 use crate::runtime::heartbeat::{HeartbeatSpec, PathSpec};
 use crate::runtime::resource::{Context, DiskOutcome, Place, Reason, address};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -69,7 +70,7 @@ fn describe(config: &Config, group: &GroupConfig, volumes: &[Rc<Volume>], identi
     GroupSpec {
         settings: settings(config, group),
         volumes: own.map(|volume| (volume.name.clone(), volume.shard.clone())).collect(),
-        resources: resources(config, group),
+        resources: group.resources.clone(),
         arbiter: config.arbiter.as_ref().filter(|_| config.failover.mode.has_arbiter()).map(|arbiter| {
             let owner = Owner {
                 cluster: config.cluster.clone(),
@@ -85,19 +86,9 @@ fn describe(config: &Config, group: &GroupConfig, volumes: &[Rc<Volume>], identi
             }
         }),
         fencing: fencing(config),
+        probe: probe(config, group),
         context: context(config, group),
     }
-}
-
-/// The group's resources, with what depends on the mode.
-fn resources(config: &Config, group: &GroupConfig) -> Vec<ResourceConfig> {
-    let mut resources = group.resources.clone();
-    for resource in &mut resources {
-        if let What::Address(address) = &mut resource.what {
-            address.on_duplicate = address.on_duplicate.in_mode(config.failover.mode);
-        }
-    }
-    resources
 }
 
 /// Removes the floating addresses that a daemon which was killed left here. Nobody may find this server by them before it is
@@ -130,9 +121,24 @@ pub fn changed(config: &Config, group: &GroupConfig) -> GroupChange {
     });
     GroupChange {
         settings: settings(config, group),
-        resources: resources(config, group),
+        resources: group.resources.clone(),
         arbiter_timeout: arbiter,
         fencing: fencing(config),
+        probe: probe(config, group),
+    }
+}
+
+/// Who is asked in the mode that goes by pings alone.
+fn probe(config: &Config, group: &GroupConfig) -> ProbeSpec {
+    let peer = config.peer_node();
+    let mut addresses: Vec<IpAddr> = peer.heartbeat.iter().chain(&peer.mirror).map(SocketAddr::ip).collect();
+    addresses.sort();
+    addresses.dedup();
+    ProbeSpec {
+        targets: config.failover.ping.0.clone(),
+        peer: addresses,
+        floating: group.addresses().collect(),
+        wait: config.failover.probe_wait,
     }
 }
 
@@ -208,8 +214,7 @@ fn settings(config: &Config, group: &GroupConfig) -> Settings {
         arbiter_interval: failover.arbiter_interval,
         retry_interval: failover.retry_interval,
         fence_delay: failover.fence_delay,
-        // Only the mode that goes by pings alone, which is not offered, waits for it.
-        quiet_time: failover.dead_after * 2,
+        quiet_time: failover.quiet_time,
         unclean_takeover: failover.unclean_takeover,
         peer_wait: failover.peer_wait,
         fallback_after: group.settings.fallback.0,

@@ -21,6 +21,10 @@ const STATE_TIME_MAX: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Answers each client gets before the next thing happens.
 const ANSWERS_BETWEEN: u64 = 60;
+/// What is done to the group.
+const MOVE: &str = "move";
+const CRASH: &str = "kill -9";
+const POWER_OFF: &str = "power off";
 const SEED: u64 = 0x6164_6472_6573_7321;
 
 /// What is missing here for this part, if anything is.
@@ -34,8 +38,8 @@ pub fn missing() -> Option<String> {
     }
 }
 
-/// Shows it; the number of steps it took.
-pub fn show(parent: &Path, ward: &Ward) -> Result<u32, Failure> {
+/// Shows it; the number of steps it took. With `rounds` everything is done so many times, for the figures.
+pub fn show(parent: &Path, ward: &Ward, rounds: Option<u32>) -> Result<u32, Failure> {
     let town = Town::new().map_err(|error| {
         Failure::new(Exit::Failed, format!("the demo's network can't be made in namespaces: {error}"))
     })?;
@@ -47,8 +51,11 @@ pub fn show(parent: &Path, ward: &Ward) -> Result<u32, Failure> {
         made.map_err(|error| pair.failure(format!("no directory for the arbiter: {error}")))?;
     }
     pair.configure(&town::configuration(witness, Some(&town::service_command(&binary))))?;
-    let mut show = Show { town, pair, step: 0 };
-    show.play(witness)?;
+    let mut show = Show { town, pair, step: 0, owner: 0, waits: Vec::new() };
+    show.play(witness, rounds.unwrap_or(1))?;
+    if rounds.is_some() {
+        show.tell_figures();
+    }
     show.pair.clean_up();
     Ok(show.step)
 }
@@ -57,6 +64,10 @@ struct Show {
     town: Town,
     pair: Pair,
     step: u32,
+    /// Who owns the group.
+    owner: usize,
+    /// What was done, and how long the writer and the service's client waited.
+    waits: Vec<(&'static str, [Duration; 2])>,
 }
 
 /// Both clients at work.
@@ -66,13 +77,31 @@ struct Clients {
 }
 
 impl Show {
-    fn play(&mut self, witness: Witness) -> Result<(), Failure> {
+    fn play(&mut self, witness: Witness, rounds: u32) -> Result<(), Failure> {
         self.begin(witness)?;
         let clients = self.clients()?;
-        self.planned_move(&clients)?;
-        self.crash(&clients)?;
-        self.power_off(&clients)?;
+        for _ in 0..rounds {
+            self.planned_move(&clients)?;
+            self.crash(&clients)?;
+            self.power_off(&clients)?;
+        }
         self.end(clients)
+    }
+
+    /// Median and longest of every kind of change.
+    fn tell_figures(&self) {
+        say!("\nInterruption of both clients, from the last good answer to the next, median and longest:");
+        for what in [MOVE, CRASH, POWER_OFF] {
+            let all: Vec<&[Duration; 2]> =
+                self.waits.iter().filter(|(done, _)| *done == what).map(|(_, waits)| waits).collect();
+            let figures = [0, 1].map(|client| {
+                let mut waits: Vec<Duration> = all.iter().map(|waits| waits[client]).collect();
+                waits.sort();
+                let (median, longest) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+                format!("{}, {}", show_time(median), show_time(longest))
+            });
+            say!("   {what:10} {} times: NBD writer {}; service {}", all.len(), figures[0], figures[1]);
+        }
     }
 
     fn begin(&mut self, witness: Witness) -> Result<(), Failure> {
@@ -111,42 +140,46 @@ impl Show {
     }
 
     fn planned_move(&mut self, clients: &Clients) -> Result<(), Failure> {
-        self.say("group move: alpha hands the group to beta, while both clients work");
+        let (from, to) = self.change_owner();
+        let words = format!("group move: {} hands the group to {}, while both clients work", NODES[from], NODES[to]);
+        self.say(&words);
         let marks = marks(clients);
-        self.pair.verb(0, &["group", "move"])?;
-        self.tell_waits(clients, marks)?;
-        self.tell_stages(0, "giving the group up");
-        self.tell_stages(1, "taking the group over");
-        self.wait_paired(1)?;
+        self.pair.verb(from, &["group", "move"])?;
+        self.tell_waits(MOVE, clients, marks)?;
+        self.tell_stages(from, "giving the group up");
+        self.tell_stages(to, "taking the group over");
+        self.wait_paired(to)?;
         self.settle(clients)
     }
 
     fn crash(&mut self, clients: &Clients) -> Result<(), Failure> {
-        self.say("kill -9 the daemon of beta, the owner");
+        let (from, to) = self.change_owner();
+        self.say(&format!("kill -9 the daemon of {}, the owner", NODES[from]));
         let marks = marks(clients);
-        self.pair.kill(1);
-        self.tell_waits(clients, marks)?;
-        self.tell_stages(0, "taking the group over");
+        self.pair.kill(from);
+        self.tell_waits(CRASH, clients, marks)?;
+        self.tell_stages(to, "taking the group over");
         let started = Instant::now();
-        self.pair.start(1)?;
-        self.wait_paired(0)?;
-        self.tell(format!("beta started again: standing by, in sync, after {}", since(started)));
+        self.pair.start(from)?;
+        self.wait_paired(to)?;
+        self.tell(format!("{} started again: standing by, in sync, after {}", NODES[from], since(started)));
         self.settle(clients)
     }
 
     fn power_off(&mut self, clients: &Clients) -> Result<(), Failure> {
-        self.say("power off alpha, the owner: off every network at once, and killed");
+        let (from, to) = self.change_owner();
+        self.say(&format!("power off {}, the owner: off every network at once, and killed", NODES[from]));
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("the demo's network: {error}"));
         let marks = marks(clients);
-        self.town.cut_off(0).map_err(failed)?;
-        self.pair.kill(0);
-        self.tell_waits(clients, marks)?;
-        self.tell_stages(1, "taking the group over");
+        self.town.cut_off(from).map_err(failed)?;
+        self.pair.kill(from);
+        self.tell_waits(POWER_OFF, clients, marks)?;
+        self.tell_stages(to, "taking the group over");
         let started = Instant::now();
-        self.town.plug_in(0).map_err(failed)?;
-        self.pair.start(0)?;
-        self.wait_paired(1)?;
-        self.tell(format!("alpha switched on again: standing by, in sync, after {}", since(started)));
+        self.town.plug_in(from).map_err(failed)?;
+        self.pair.start(from)?;
+        self.wait_paired(to)?;
+        self.tell(format!("{} switched on again: standing by, in sync, after {}", NODES[from], since(started)));
         self.settle(clients)
     }
 
@@ -187,13 +220,14 @@ impl Show {
     }
 
     /// Waits until both clients are answered again, and tells how long they were not.
-    fn tell_waits(&self, clients: &Clients, marks: [Mark; 2]) -> Result<(), Failure> {
+    fn tell_waits(&mut self, what: &'static str, clients: &Clients, marks: [Mark; 2]) -> Result<(), Failure> {
         let back = |pulse: &Pulse, mark, who: &str| {
             let back = pulse.wait_back(mark, BACK_TIME_MAX);
             back.ok_or_else(|| self.pair.failure(format!("the {who} is not answered any more")))
         };
         let writer = back(&clients.writer.pulse, marks[0], "writer")?;
         let counter = back(&clients.counter.pulse, marks[1], "service's client")?;
+        self.waits.push((what, [writer, counter]));
         self.tell(format!("from the last good answer to the next: {} writing over NBD", show_time(writer)));
         self.tell(format!("{:42}{} talking to the service", "", show_time(counter)));
         Ok(())
@@ -229,6 +263,13 @@ impl Show {
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
+    }
+
+    /// The owner until now, and the one from now on.
+    fn change_owner(&mut self) -> (usize, usize) {
+        let from = self.owner;
+        self.owner = 1 - from;
+        (from, self.owner)
     }
 
     fn say(&mut self, words: &str) {

@@ -42,26 +42,33 @@ const AWAY_BYTES: u64 = 12 << 20;
 const WORK_TIME: Duration = Duration::from_millis(700);
 
 /// Runs the demo in a directory of its own below `parent` (the system's directory for temporary files by default).
-pub fn demo(parent: Option<PathBuf>) -> Result<Exit, Failure> {
+/// With `rounds` only the part with the group, so many times, and its figures.
+pub fn demo(parent: Option<PathBuf>, rounds: Option<u32>) -> Result<Exit, Failure> {
     let ward = Ward::default();
     ward.end_when_interrupted()?;
     let started = Instant::now();
     let parent = parent.unwrap_or_else(std::env::temp_dir);
-    let result = play(&parent, &ward);
+    let result = play(&parent, &ward, rounds);
     ward.close();
     result?;
     say!("\nEverything acknowledged was there, both disks are the same. {} in all.", show_time(started.elapsed()));
     Ok(Exit::Done)
 }
 
-fn play(parent: &Path, ward: &Ward) -> Result<(), Failure> {
+fn play(parent: &Path, ward: &Ward, rounds: Option<u32>) -> Result<(), Failure> {
     let step = match floating::missing() {
-        None => floating::show(parent, ward)?,
+        None => floating::show(parent, ward, rounds)?,
+        Some(why) if rounds.is_some() => {
+            return Err(Failure::new(Exit::Refused, format!("the figures can't be taken: {why}")));
+        }
         Some(why) => {
             say!("The part with a failover group and a floating address is left out: {why}.");
             0
         }
     };
+    if rounds.is_some() {
+        return Ok(());
+    }
     let pair = Pair::new(parent, "demo", ward)?;
     Show { pair, step }.play()
 }

@@ -4,6 +4,7 @@ use super::asked::{Asked, Fence};
 use super::book::Book;
 use super::doors::Doors;
 use super::make::{Made, Maker, settings, watches};
+use super::probe::{ProbeSpec, probe};
 use super::watch::{Found, Rhythm, Watch};
 use crate::base::group::{Reason, ResourceState, StepVerb};
 use crate::base::time::Moment;
@@ -86,6 +87,8 @@ pub struct Hands {
     pub arbiter: Option<Rc<Asked>>,
     /// What switches the peer off, in the modes that do.
     pub fencing: Option<Rc<Fence>>,
+    /// Who is asked in the mode that goes by pings alone.
+    pub probe: ProbeSpec,
     /// The resources, in the order of the core's settings.
     pub slots: Vec<Slot>,
     /// Where clients of the floating addresses come in.
@@ -171,6 +174,16 @@ impl Hands {
         tokio::task::spawn_local(async move {
             let result = fencing.off().await.into_result();
             tell(&answers, Input::Fenced { id, result });
+        });
+    }
+
+    /// Asks whether the network is there, and whether the peer still is.
+    pub fn probe(&self, id: u64) {
+        let (answers, spec) = (self.answers.clone(), self.probe.clone());
+        tokio::task::spawn_local(async move {
+            let heard = probe(&spec).await;
+            let (targets_answer, peer_answers) = (heard.targets_answer, heard.peer_answers);
+            tell(&answers, Input::Probed { id, targets_answer, peer_answers });
         });
     }
 

@@ -18,6 +18,7 @@ mod make;
 
 mod hands;
 mod notes;
+mod probe;
 mod remembered;
 mod report;
 mod watch;
@@ -27,4 +28,5 @@ mod task;
 mod thread;
 
 pub use self::make::Outgoing;
+pub use self::probe::ProbeSpec;
 pub use self::thread::{GroupChange, GroupSpec, Groups, GroupsSpec};

@@ -13,6 +13,7 @@ use crate::base::time::Moment;
 use crate::base::time::utc;
 use crate::io::clock::{calendar, now};
 use crate::logic::failover::Failover;
+use crate::logic::failover::detector::Level;
 use crate::logic::failover::interface::{Effect, Gate, Identity, Input, MirrorFacts, Note, Settings, Verb};
 use crate::logic::mirror::interface::{Facts, Order};
 use crate::logic::volumes::{Volume, Volumes};
@@ -263,6 +264,7 @@ impl Task {
                 Err(reason) => tracing::error!(group = self.own.name, "fencing stays as it was: {reason}"),
             }
         }
+        hands.probe = change.probe;
         hands.reconfigure(change.resources);
         self.core.reconfigure(change.settings);
     }
@@ -341,7 +343,7 @@ impl Task {
             }
             Effect::Arbiter { id, call } => self.own.hands.arbiter(id, call),
             Effect::Fence { id } => self.own.hands.fence(id),
-            Effect::Probe { .. } => unreachable!("only the mode that goes by pings alone asks for it"),
+            Effect::Probe { id } => self.own.hands.probe(id),
             Effect::Step { id, index, verb, deadline, reason } => {
                 self.own.hands.step(id, index, verb, deadline, reason)
             }
@@ -388,6 +390,9 @@ impl Task {
 
     fn note_change(&mut self, note: &Note) {
         match note {
+            Note::Peer { level: Level::Alive, .. } | Note::Paired => {
+                self.own.hands.slots.iter().for_each(|slot| slot.resource.announce());
+            }
             Note::Began { change, reason, rule } => {
                 self.last_change = Some(ChangeEvidence {
                     change: report::word(change),

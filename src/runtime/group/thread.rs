@@ -6,6 +6,7 @@ use super::book::Book;
 use super::doors::Doors;
 use super::hands::{Hands, Slot};
 use super::make::{Maker, Outgoing, Way};
+use super::probe::ProbeSpec;
 use super::remembered;
 use super::task::{self, Call, Parts, ShardVolume, Sources, ended};
 use crate::base::command::CommandOutcome;
@@ -45,6 +46,8 @@ pub struct GroupSpec {
     pub arbiter: Option<(ArbiterSpec, Owner, Duration)>,
     /// What switches the peer off, in the modes that do.
     pub fencing: Option<(FencingSpec, Names, Times)>,
+    /// Who is asked in the mode that goes by pings alone.
+    pub probe: ProbeSpec,
     /// What scripts and services are told.
     pub context: Context,
 }
@@ -59,6 +62,8 @@ pub struct GroupChange {
     pub arbiter_timeout: Option<Duration>,
     /// What switches the peer off.
     pub fencing: Option<(FencingSpec, Names, Times)>,
+    /// Who is asked in the mode that goes by pings alone.
+    pub probe: ProbeSpec,
 }
 
 /// All groups of the daemon.
@@ -263,6 +268,7 @@ fn prepare(
         fencing,
         book: Rc::new(RefCell::new(Book::new(spec.settings.resources.iter().map(|one| one.skip), calendar()))),
         slots: spec.resources.into_iter().map(|resource| Slot::new(resource, &maker)).collect(),
+        probe: spec.probe,
         doors: Doors::new(spec.volumes.iter().map(|(_, shard)| shard.clone()).collect()),
         context: spec.context,
         maker,

@@ -161,6 +161,9 @@ pub trait Resource {
     /// Looks whether it is still as started, and repairs what can be repaired here.
     fn monitor<'a>(&'a self, context: &'a Context, deadline: Instant) -> Answer<'a>;
 
+    /// The other server is heard again, so the network may have healed: what clients have to learn is told once more.
+    fn announce(&self) {}
+
     /// Goes by other settings of its kind from here on, started or not. False: it can't; it has to be made anew.
     fn reconfigure(&self, _settings: &dyn Any) -> bool {
         false

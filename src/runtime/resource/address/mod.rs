@@ -16,7 +16,7 @@ mod config;
 mod place;
 mod watch;
 
-pub use self::config::{AddressConfig, AddressTimers, OnDuplicate};
+pub use self::config::{AddressConfig, AddressTimers, OnDuplicate, PING_TARGETS_MAX};
 pub use self::place::{Spot, choose};
 
 use self::watch::{Air, Watch};
@@ -31,7 +31,7 @@ use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::watch as value;
+use tokio::sync::{Notify, watch as value};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// The right raw sockets and changes of addresses need.
@@ -51,6 +51,8 @@ pub struct FloatingAddress {
 struct Shared {
     config: AddressConfig,
     timers: value::Sender<AddressTimers>,
+    /// Announce again: others may have learned something else meanwhile.
+    again: Notify,
     events: Events,
     /// What was told last, and when.
     told: RefCell<Option<(What, Instant)>>,
@@ -61,7 +63,7 @@ impl FloatingAddress {
     pub fn new(config: AddressConfig, events: Events) -> FloatingAddress {
         let timers = value::Sender::new(config.timers.clone());
         FloatingAddress {
-            shared: Rc::new(Shared { config, timers, events, told: RefCell::new(None) }),
+            shared: Rc::new(Shared { config, timers, again: Notify::new(), events, told: RefCell::new(None) }),
             watch: RefCell::new(None),
         }
     }
@@ -224,6 +226,12 @@ impl Resource for FloatingAddress {
 
     fn monitor<'a>(&'a self, _: &'a Context, deadline: Instant) -> Answer<'a> {
         Box::pin(self.by(deadline, self.monitor_now()))
+    }
+
+    fn announce(&self) {
+        if self.watch.borrow().is_some() {
+            self.shared.again.notify_one();
+        }
     }
 
     fn reconfigure(&self, settings: &dyn std::any::Any) -> bool {

@@ -148,6 +148,10 @@ impl Keeper {
                         self.look_soon();
                     }
                 },
+                () = self.shared.again.notified() => {
+                    self.burst_left = self.shared.timers.borrow().announce_count;
+                    self.announce_at = Instant::now();
+                }
                 () = sleep_until(self.announce_at) => self.announce().await,
                 () = sleep_until(self.look_at) => self.look().await,
                 // The sender lives as long as the resource, which ends this task.
