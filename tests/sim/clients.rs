@@ -10,7 +10,7 @@ use std::time::Duration;
 use twinblock::base::limits::PIECE_BYTES_MAX;
 use twinblock::base::range::{BLOCK, ByteRange};
 use twinblock::base::request::Outcome;
-use twinblock::base::state::{LinkState, Mode};
+use twinblock::base::state::{DiskState, LinkState, Mode};
 
 /// Time a client waits before it looks for a node that serves.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(300));
@@ -232,6 +232,10 @@ impl World {
                 if holders & (1 << node) != 0 && (self.config.mode == Mode::Async || !joined) {
                     // What the peer happens to hold, asynchronously or while it is not in sync, was never promised to count.
                     holders = 1 << node;
+                }
+                if self.view(node).is_some_and(|view| view.disk == DiskState::Diskless) {
+                    // What a disk that was given up happens to hold counts for nothing; the peer had it when it said so.
+                    holders = 1 << (1 - node);
                 }
                 for index in 0..2 {
                     if holders & (1 << index) != 0 {

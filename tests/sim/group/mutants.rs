@@ -153,4 +153,7 @@ mutants! {
     group_rule of Mutation:
     a_promise_not_kept_is_caught: PromiseNotKept,
     a_promise_forgotten_by_a_restart_is_caught: NoBootWait,
+    returning_to_permits_late_is_caught: LatePermits,
+    going_on_alone_without_exclusion_is_caught: SoloUnexcluded,
+    taking_over_out_of_sync_is_caught: NotInSync,
 }
