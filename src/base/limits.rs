@@ -113,6 +113,22 @@ pub const DISK_RETRIES_MAX: u32 = 32;
 /// Bytes written per system call where zeroes have to be written out.
 pub const ZERO_FILL_BYTES: usize = 256 << 10;
 
+/// Requests a block device of this kernel takes at a time, beyond which its users wait. The core admits more than these.
+pub const UBLK_DEPTH: u16 = 128;
+/// Shortest and longest wait before a block device that could not be made is tried again.
+pub const DEVICE_RETRY_MIN: Duration = Duration::from_secs(1);
+/// See [`DEVICE_RETRY_MIN`].
+pub const DEVICE_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Time a block device of the NBD client has to end after it was told.
+pub const DEVICE_STOP_TIME_MAX: Duration = Duration::from_secs(30);
+/// Connections of a block device of the NBD client: one queue of the kernel each.
+pub const NBD_DEVICE_CONNECTIONS: usize = 2;
+/// How long the users of such a device wait for a daemon that has gone, before they get errors: longer than a restart of
+/// the server, which ends them anyway.
+pub const NBD_DEVICE_DEAD_TIME: Duration = Duration::from_secs(24 * 3600);
+/// Time the process that served a parked device before has to be quite gone.
+pub const DEVICE_TAKEOVER_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// Writes of one metadata record given to the disk at once: bounds the memory of a large snapshot.
 pub const PERSIST_WRITES_IN_FLIGHT_MAX: usize = 8;
 

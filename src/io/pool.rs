@@ -56,6 +56,8 @@ pub struct Pool {
     in_use: usize,
     /// How often memory became free, ever.
     frees: u64,
+    /// All memory is at hand, and is kept.
+    reserved: bool,
 }
 
 /// One 1 MiB piece of the arena: a buddy tree, kept as the largest free order under each node.
@@ -111,6 +113,7 @@ impl Pool {
             promised: [promised; CLASSES],
             in_use: 0,
             frees: 0,
+            reserved: false,
         })
     }
 
@@ -259,8 +262,18 @@ impl Pool {
         self.frees
     }
 
-    /// Gives the memory of unused chunks back to the system; worth it when the shard has been idle for long.
+    /// Has all of its memory at hand from now on, and keeps it.
+    pub fn reserve(&mut self) {
+        self.reserved = true;
+        self.arena.touch();
+    }
+
+    /// Gives the memory of unused chunks back to the system; worth it when the shard has been idle for long. A pool that
+    /// was reserved keeps it.
     pub fn trim(&mut self) {
+        if self.reserved {
+            return;
+        }
         let free: Vec<usize> = (0..self.chunks.len()).filter(|index| self.chunks[*index].class.is_none()).collect();
         free.into_iter().for_each(|index| self.arena.discard(index * CHUNK_PAGES, CHUNK_PAGES));
     }
@@ -407,6 +420,15 @@ impl Arena {
         assert!(from + pages <= to || to + pages <= from, "buffers don't overlap");
         // SAFETY: both ranges lie inside the mapping and don't overlap, and the pool is borrowed exclusively.
         unsafe { std::ptr::copy_nonoverlapping(self.pointer(from), self.pointer(to), pages << BLOCK_SHIFT) };
+    }
+
+    /// Has the kernel put memory behind every page.
+    fn touch(&mut self) {
+        // SAFETY: the whole mapping is ours and writable; writing the byte that is there changes nothing.
+        (0..self.bytes).step_by(BLOCK as usize).for_each(|at| unsafe {
+            let byte = self.base.as_ptr().add(at);
+            byte.write_volatile(byte.read_volatile());
+        });
     }
 
     fn discard(&mut self, page: usize, pages: usize) {

@@ -25,6 +25,7 @@ pub mod resource;
 
 pub mod daemon;
 pub mod demo;
+pub mod device;
 
 pub mod archive;
 pub mod bench;

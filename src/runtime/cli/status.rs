@@ -7,6 +7,7 @@ use super::{advice, verbs};
 use crate::runtime::config::Config;
 use crate::runtime::config::units::{show_size, show_time};
 use crate::runtime::control::message::{NodeStatus, VolumeStatus};
+use crate::runtime::device::DeviceState;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -111,6 +112,13 @@ fn details(node: &NodeStatus, status: &VolumeStatus) -> Vec<String> {
             show_size(last.bytes_different),
             show_size(last.bytes_repaired)
         ));
+    }
+    if let Some(device) = &status.device {
+        let leads_to = device.device.as_ref().map_or(String::new(), |to| format!(" -> {}", to.display()));
+        let trouble = device.trouble.as_ref().map_or(String::new(), |trouble| format!(": {trouble}"));
+        if device.state != DeviceState::Absent {
+            lines.push(format!("device {}{leads_to}: {}{trouble}", device.link.display(), device.state));
+        }
     }
     let reasons = [("disk", &view.disk_reason), ("link", &view.link_reason), ("requests are held", &view.held_reason)];
     for (what, reason) in reasons {

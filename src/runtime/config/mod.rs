@@ -103,6 +103,8 @@ pub struct NodeConfig {
     pub state_dir: PathBuf,
     /// Where archives go.
     pub archive_dir: PathBuf,
+    /// Where the links to the volumes' block devices are.
+    pub device_dir: PathBuf,
 }
 
 /// One volume.

@@ -236,6 +236,7 @@ fn read_node<'d>(
     let state_dir = path(&section, "state_dir", None).map(|(path, _)| path);
     let archive_dir = path(&section, "archive_dir", None).map(|(path, _)| path);
     let state_dir = state_dir.unwrap_or_else(|| PathBuf::from(format!("/var/lib/twinblock/{shown}")));
+    let device_dir = path(&section, "device_dir", None).map(|(path, _)| path);
     section.end();
     let value = NodeConfig {
         name: name?,
@@ -244,6 +245,7 @@ fn read_node<'d>(
         control: control.unwrap_or_else(|| PathBuf::from(format!("/run/twinblock/{shown}.sock"))),
         archive_dir: archive_dir.unwrap_or_else(|| state_dir.join("archive")),
         state_dir,
+        device_dir: device_dir.unwrap_or_else(|| PathBuf::from("/dev/twinblock")),
     };
     Some(Placed { value, span, addresses })
 }

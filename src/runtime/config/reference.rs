@@ -70,6 +70,12 @@ const NODE: &[Key] = &[
         doc: "Directory of the archives of what only this server had when its copy was given up; made when it is missing. \
               Not on a volume of the cluster.",
     },
+    Key {
+        key: "device_dir",
+        kind: "path",
+        default: "/dev/twinblock",
+        doc: "Directory of the links to the volumes' block devices; made when it is missing.",
+    },
 ];
 
 const VOLUME: &[Key] =

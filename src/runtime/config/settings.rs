@@ -7,6 +7,7 @@ use super::document::{Document, Section, Value};
 use super::units;
 use crate::base::state::{Mode, Overflow, SplitBrain};
 use crate::io::ring::Choice;
+use crate::runtime::device::FrontEnd;
 use crate::runtime::shard::clients::ClientTimes;
 use std::time::Duration;
 use toml::de::DeValue;
@@ -114,6 +115,10 @@ pub(super) use settings;
 settings! {
     /// Settings of one volume, in its `[[volume]]` section.
     VolumeSettings {
+        /// By what the volume is served where it is primary: `ublk` or `nbd-device` a block device of this kernel, at
+        /// `device_dir`/NAME; `nbd-export` its `nbd` addresses; `none` nothing; `auto` its `nbd` addresses if it has any, else a
+        /// block device: by ublk from Linux 6.16 on, else by the kernel's NBD client. With a block device the `nbd` addresses are served, too.
+        front_end: FrontEnd = "auto";
         /// When a write is acknowledged: `sync` on both disks, `memory` on the local disk and in the peer's memory,
         /// `async` on the local disk and in a bounded send buffer.
         mode: Mode = "sync";
@@ -456,6 +461,15 @@ word_kind!(
     "manual" => SplitBrain::Manual,
     "discard-zero-changes" => SplitBrain::DiscardZeroChanges,
     "discard-least" => SplitBrain::DiscardLeast
+);
+word_kind!(
+    FrontEnd,
+    "auto, ublk, nbd-device, nbd-export, none",
+    "auto" => FrontEnd::Auto,
+    "ublk" => FrontEnd::Ublk,
+    "nbd-device" => FrontEnd::NbdDevice,
+    "nbd-export" => FrontEnd::NbdExport,
+    "none" => FrontEnd::None
 );
 word_kind!(Overflow, "block, shed", "block" => Overflow::Block, "shed" => Overflow::Shed);
 

@@ -2,6 +2,7 @@
 
 use crate::base::command::{Command, CommandOutcome};
 use crate::base::view::VolumeView;
+use crate::runtime::device::DeviceView;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -210,6 +211,9 @@ pub struct VolumeStatus {
     /// Since when the servers are apart, as this one saw it, in seconds since 1970.
     #[serde(default)]
     pub apart_since: Option<u64>,
+    /// Its block device on this node, if it is to have one.
+    #[serde(default)]
+    pub device: Option<DeviceView>,
 }
 
 /// A line for the wire.
@@ -305,6 +309,7 @@ pub mod sample {
                 disk_path: "/dev/sdb".into(),
                 nbd: vec![],
                 apart_since: None,
+                device: None,
             }],
         }
     }

@@ -8,6 +8,7 @@ use crate::base::limits::{EVENTS_SHOWN_MAX, EVENTS_WAIT_MAX};
 use crate::base::state::LinkState;
 use crate::logic::failover::interface::Verb;
 use crate::runtime::control::message::{Answer, Ask, DIRTY_RANGES_MAX, GroupVerb, NodeStatus, VolumeStatus};
+use crate::runtime::device::{Keeper, users_of};
 use crate::runtime::group::Groups;
 use crate::runtime::shard::ShardView;
 use std::rc::Rc;
@@ -42,7 +43,7 @@ pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
             Err(refusal) => Err(refusal),
         },
         Ask::Command { volume, command } => match find(daemon, &volume) {
-            Ok(volume) => match by_hand(daemon, &volume.name, &command) {
+            Ok(volume) => match by_hand(daemon, &volume, &command) {
                 None => return Answer::Outcome { result: volume.shard.command(command).await },
                 Some(refusal) => Err(refusal),
             },
@@ -102,6 +103,7 @@ async fn status(daemon: &Daemon) -> Result<serde_json::Value, Refusal> {
             disk_path: place.disk.clone(),
             nbd: place.nbd.iter().map(ToString::to_string).collect(),
             apart_since: remembered::apart_since(&daemon.config.this_node().state_dir, &volume.name),
+            device: volume.device.as_ref().map(Keeper::view),
         });
     }
     Ok(as_json(&NodeStatus {
@@ -115,8 +117,11 @@ async fn status(daemon: &Daemon) -> Result<serde_json::Value, Refusal> {
 }
 
 /// Why a role is not changed by hand: a group decides.
-fn by_hand(daemon: &Daemon, volume: &str, command: &Command) -> Option<Refusal> {
-    let group = daemon.config.group_of(volume)?;
+fn by_hand(daemon: &Daemon, volume: &Volume, command: &Command) -> Option<Refusal> {
+    let Some(group) = daemon.config.group_of(&volume.name) else {
+        return (*command == Command::Demote { force: false }).then(|| in_use(volume)).flatten();
+    };
+    let volume = &volume.name;
     let (what, next) = match command {
         Command::Promote { .. } => ("promoted", format!("Move it: twinblock group move {}.", group.name)),
         Command::Demote { .. } => ("demoted", format!("Move or stop it: twinblock group move {}.", group.name)),
@@ -124,6 +129,20 @@ fn by_hand(daemon: &Daemon, volume: &str, command: &Command) -> Option<Refusal> 
     };
     let reason = format!("{volume} is not {what} by hand: it belongs to the group {}, which moves as one.", group.name);
     Some(Refusal::new("in-group", reason, next))
+}
+
+/// Why a volume is not demoted: its block device is in use.
+fn in_use(volume: &Volume) -> Option<Refusal> {
+    let device = volume.device.as_ref()?.view().device?;
+    let users = users_of(&device);
+    if users.is_empty() {
+        return None;
+    }
+    Some(Refusal::new(
+        "device-in-use",
+        format!("{} stays primary: {} is {}.", volume.name, device.display(), users.join(", ")),
+        "Unmount or close it first, or use --force: its users then get errors.",
+    ))
 }
 
 async fn groups(daemon: &Daemon) -> serde_json::Value {

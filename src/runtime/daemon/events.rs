@@ -81,7 +81,13 @@ pub async fn until_stopped(daemon: &Rc<Daemon>, mut events: Events, mut signals:
     let longest = daemon.running().daemon.stop_timeout;
     tracing::info!("stopping: flushing every volume, for at most {} s", longest.as_secs_f64());
     let deadline = Instant::now() + longest;
-    stop_groups(daemon, &mut events, &mut signals, deadline).await;
+    let groups = async {
+        if let Some(groups) = &daemon.groups {
+            groups.stop().await;
+        }
+    };
+    meanwhile(daemon, &mut events, &mut signals, deadline, groups).await;
+    meanwhile(daemon, &mut events, &mut signals, deadline, leave_devices(daemon)).await;
     for volume in &daemon.volumes {
         volume.shard.stop();
     }
@@ -99,13 +105,25 @@ pub async fn until_stopped(daemon: &Rc<Daemon>, mut events: Events, mut signals:
     }
 }
 
-/// The groups go first: each is handed over or stopped while its volumes still serve.
-async fn stop_groups(daemon: &Rc<Daemon>, events: &mut Events, signals: &mut Signals, deadline: Instant) {
-    let Some(groups) = &daemon.groups else { return };
-    let mut stopped = std::pin::pin!(groups.stop());
+/// Block devices that nobody uses are removed; the others wait for the next start.
+async fn leave_devices(daemon: &Rc<Daemon>) {
+    for device in daemon.volumes.iter().filter_map(|volume| volume.device.as_ref()) {
+        device.leave().await;
+    }
+}
+
+/// Does a part of the end while the volumes still serve. (The groups go first: each is handed over or stopped.)
+async fn meanwhile(
+    daemon: &Rc<Daemon>,
+    events: &mut Events,
+    signals: &mut Signals,
+    deadline: Instant,
+    part: impl Future<Output = ()>,
+) {
+    let mut part = std::pin::pin!(part);
     loop {
         tokio::select! {
-            () = &mut stopped => return,
+            () = &mut part => return,
             Some((name, event)) = events.recv() => drop(on_event(daemon, &name, event)),
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
@@ -175,6 +193,16 @@ fn on_event(daemon: &Rc<Daemon>, name: &str, event: ShardEvent) -> Option<String
             let group = daemon.config.group_of(name).map(|group| group.name.as_str());
             notes::event(name, group, &note).into_iter().for_each(|new| daemon.happenings.record(new));
             remember_apart(daemon, name, &note);
+        }
+        ShardEvent::Serving(serving) => {
+            if let Some(device) = &volume.device {
+                device.serving(serving);
+            }
+        }
+        ShardEvent::DeviceEnded => {
+            if let Some(device) = &volume.device {
+                device.ended();
+            }
         }
         ShardEvent::Stopped => volume.ended.set(true),
         ShardEvent::Fatal(reason) => {

@@ -85,6 +85,7 @@ mod tests {
             control: folder.path().join("c"),
             state_dir: folder.path().join("state/alpha"),
             archive_dir: folder.path().join("archive"),
+            device_dir: folder.path().join("dev"),
         };
         let first = Instance::begin(&node).unwrap();
         let refused = Instance::begin(&node).err().unwrap();

@@ -33,6 +33,7 @@ pub use self::instance::die_with_parent;
 use self::volume::Volume;
 pub use self::volume::spec as disk_spec;
 use crate::base::ids::{BootId, Incarnation};
+use crate::io::memory;
 use crate::logic::mirror::interface::Identity;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::Config;
@@ -95,12 +96,31 @@ pub fn run(config: Config, options: &RunOptions) -> Result<Exit, Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if config.volumes.iter().any(|volume| volume::has_device(&config, volume)) {
+        be_safe_in_shortage();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Failed, format!("the kernel refuses what the daemon needs: {error}")))?;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, run_on_runtime(config, options.log.is_some()))
+}
+
+/// The kernel may write to our devices in order to free memory. Without these it works all the same, until memory is short.
+fn be_safe_in_shortage() {
+    if let Err(error) = memory::become_io_flusher() {
+        tracing::warn!(
+            "not marked as needed for write-back ({error}): when memory is short, the volumes' block devices may hang; run \
+             the daemon with CAP_SYS_RESOURCE"
+        );
+    }
+    if let Err(error) = memory::lock_memory() {
+        tracing::warn!(
+            "memory can't be locked ({error}): when memory is short, the volumes' block devices may hang; run the daemon \
+             with CAP_IPC_LOCK"
+        );
+    }
 }
 
 async fn run_on_runtime(config: Config, log_is_fixed: bool) -> Result<Exit, Failure> {

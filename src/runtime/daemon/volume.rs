@@ -7,6 +7,7 @@ use crate::io::disk::{DiskSpec, MetadataPlace, OpenedVolume, open_volume};
 use crate::logic::mirror::interface::Identity;
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::{Config, PlaceConfig, VolumeConfig};
+use crate::runtime::device::{FrontEnd, Keeper, KeeperConfig};
 use crate::runtime::peer::{Offer, VolumeLink};
 use crate::runtime::shard::{NbdListener, ShardConfig, ShardEvent, ShardHandle};
 use std::cell::{Cell, RefCell};
@@ -21,6 +22,8 @@ pub struct Volume {
     pub shard: ShardHandle,
     /// Its link to the peer.
     pub link: Rc<VolumeLink>,
+    /// Its block device, if it is to have one.
+    pub device: Option<Keeper>,
     /// What it is made of on this node.
     pub place: Place,
     /// Whether the shard may still have a disk open.
@@ -72,15 +75,18 @@ impl Volume {
                 directory: config.this_node().archive_dir.clone(),
                 bytes_max: volume.settings.archive_limit.0,
             },
+            reserves_memory: has_device(config, volume),
         })
         .map_err(|error| failed(error.to_string()))?;
         let offered = shard.clone();
         let offer: Offer = Box::new(move |stream, session, peer| offered.offer_link(stream, session, peer));
+        let device = keeper(config, volume, &shard).map_err(|error| failed(error.to_string()))?;
         let link = Rc::new(VolumeLink::new(&volume.name, config.volume_uuid(&volume.name), offer));
         let started = Volume {
             name: volume.name.clone(),
             shard,
             link,
+            device,
             place: RefCell::new(place),
             disk_open: Cell::new(disk_open),
             disk_closed: Notify::new(),
@@ -98,6 +104,30 @@ impl Volume {
     pub fn set_disconnected(&self, disconnected: bool) {
         self.link.set_disconnected(disconnected);
         self.shard.set_disconnected(disconnected);
+    }
+}
+
+/// What keeps the volume's block device, if it is to have one.
+fn keeper(config: &Config, volume: &VolumeConfig, shard: &ShardHandle) -> std::io::Result<Option<Keeper>> {
+    let keep = || {
+        Keeper::start(KeeperConfig {
+            volume: volume.name.clone(),
+            identity: format!("{}/{}/{}", config.cluster, config.volume_uuid(&volume.name), config.node.0),
+            front_end: volume.settings.front_end,
+            link: config.this_node().device_dir.join(&volume.name),
+            in_group: config.group_of(&volume.name).is_some(),
+            shard: shard.clone(),
+        })
+    };
+    has_device(config, volume).then(keep).transpose()
+}
+
+/// Whether the volume is to be a block device of this kernel.
+pub fn has_device(config: &Config, volume: &VolumeConfig) -> bool {
+    match volume.settings.front_end {
+        FrontEnd::Ublk | FrontEnd::NbdDevice => true,
+        FrontEnd::Auto => volume.place(config.node).nbd.is_empty(),
+        FrontEnd::NbdExport | FrontEnd::None => false,
     }
 }
 

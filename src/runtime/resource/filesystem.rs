@@ -16,6 +16,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// Time between two tries to unmount.
 const TRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Time a volume's block device has to appear once the volume is served.
+const DEVICE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time between two looks whether it has.
+const DEVICE_INTERVAL: Duration = Duration::from_millis(10);
 /// Time before a stop's deadline at which `when_busy` is done, at most; half of the stop's time, at most.
 const LAST_RESORT_BEFORE_MAX: Duration = Duration::from_secs(5);
 /// Mounts on top of each other at one place that are taken off.
@@ -139,7 +143,7 @@ impl FileSystem {
     async fn start_now(&self, deadline: Instant) -> Result<(), Trouble> {
         self.check_now()?;
         let config = &self.config;
-        let device = self.device()?;
+        let device = self.device_in_time(deadline).await?;
         let point = config.mount_point.display();
         if let Some(mount) = self.mounted()? {
             return if mount.device == device && !self.lost_writing(&mount) {
@@ -273,6 +277,15 @@ impl FileSystem {
     fn unread(&self, error: &std::io::Error) -> Trouble {
         let reason = format!("the kernel's list of mounts can't be read: {error}");
         Trouble::environment(self.name(), reason, "mount /proc")
+    }
+
+    /// Number of the configured device, which appears a moment after its volume is served here.
+    async fn device_in_time(&self, deadline: Instant) -> Result<u64, Trouble> {
+        let until = deadline.min(Instant::now() + DEVICE_TIME_MAX);
+        while !self.config.device.exists() && Instant::now() < until {
+            sleep(DEVICE_INTERVAL).await;
+        }
+        self.device()
     }
 
     /// Number of the configured device.

@@ -1,9 +1,10 @@
 //! What a shard does when the rest of the daemon calls it.
 
+use super::clients::NbdStream;
 use super::disk::Disk;
 use super::handle::{Call, ShardEvent, ShardView};
 use super::persist::Persist;
-use super::{Shard, TOKEN_LINK};
+use super::{Shard, TOKEN_DEVICE, TOKEN_LINK};
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::{CommandId, SessionId};
 use crate::base::range::ByteRange;
@@ -58,13 +59,29 @@ impl Shard {
                     self.mirror.reconfigure(*settings);
                     self.clients.set_times(times);
                 }
-                Call::Stop => self.inputs.push(Input::Stop),
+                Call::AdoptDevice(stream) => {
+                    let stream = NbdStream::Device(stream);
+                    if let Err(error) = self.clients.adopt(stream, now, &mut self.pool, &self.poller) {
+                        tracing::warn!(volume = self.name, "the block device can't be connected: {error}");
+                    }
+                }
+                Call::CloseDevice => self.device.close(&self.poller),
+                Call::OpenDevice { server_side, cache_epoch, asker } => {
+                    let opened = self.device.open(server_side, cache_epoch, TOKEN_DEVICE, &self.poller);
+                    asker.send(opened).unwrap_or(());
+                }
+                Call::Stop => {
+                    self.device.park();
+                    // What it has under way is asked again when the next daemon connects it.
+                    self.clients.cut_devices("the daemon stops", &mut self.pool, &self.poller);
+                    self.inputs.push(Input::Stop);
+                }
             }
         }
     }
 
     fn take_command(&mut self, command: Command, asker: Outcomes) {
-        let connected = self.clients.connected();
+        let connected = self.clients.connected_by_themselves();
         if connected > 0 && command == (Command::Demote { force: false }) {
             let clients = if connected == 1 { "1 client is".to_owned() } else { format!("{connected} clients are") };
             let refusal = Refusal::new(

@@ -1,5 +1,6 @@
 //! What the core wants done, done.
 
+use super::device::Device;
 use super::disk::Means;
 use super::handle::ShardEvent;
 use super::{Shard, calls};
@@ -12,6 +13,7 @@ impl Shard {
     /// Carries out the effects of this turn. Answers that come at once wait for the next one.
     pub(super) fn carry_out(&mut self, now: Moment) {
         self.tell_facts();
+        self.tell_serving();
         let epoch = self.mirror.epoch();
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
@@ -32,7 +34,13 @@ impl Shard {
                 }
                 Effect::ProbePeer => self.tell(ShardEvent::ProbeWanted),
                 Effect::OrderDone { id, result } => self.tell(ShardEvent::OrderDone { id, result }),
+                Effect::Reply { request } if Device::owns(request.id) => {
+                    self.device.reply(request.id, request.outcome, &mut self.pool);
+                }
                 Effect::Reply { request } => self.clients.reply(request.id, request.outcome, &mut self.pool),
+                Effect::ReplyApart { request, bytes } if Device::owns(request.id) => {
+                    self.device.reply_apart(request.id, request.outcome, bytes, &mut self.pool);
+                }
                 Effect::ReplyApart { request, bytes } => {
                     self.clients.reply_apart(request.id, request.outcome, bytes, &mut self.pool);
                 }
@@ -57,6 +65,15 @@ impl Shard {
         if self.facts != Some(facts) {
             self.facts = Some(facts);
             self.tell(ShardEvent::Facts(facts));
+        }
+    }
+
+    /// Tells the daemon, which makes and removes the block device, what is served.
+    fn tell_serving(&mut self) {
+        let serving = self.mirror.serving();
+        if self.served != serving {
+            self.served = serving;
+            self.tell(ShardEvent::Serving(serving));
         }
     }
 

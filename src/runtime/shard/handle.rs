@@ -10,11 +10,13 @@ use crate::io::archive::Place;
 use crate::io::disk::OpenedVolume;
 use crate::io::poller::Waker;
 use crate::io::ring::Choice;
-use crate::logic::mirror::interface::{Facts, Identity, Note, Order, Settings};
+use crate::logic::mirror::interface::{Facts, Identity, Note, Order, Serving, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{mpsc, oneshot};
@@ -40,6 +42,8 @@ pub struct ShardConfig {
     pub disk_engine: Choice,
     /// Where what only this node has goes when it is given up.
     pub archive: Place,
+    /// All buffers are in memory from the start and stay there: this kernel may write to us to free memory.
+    pub reserves_memory: bool,
 }
 
 /// What a shard tells the daemon.
@@ -63,6 +67,10 @@ pub enum ShardEvent {
     },
     /// The disk given up is closed, a new one may be attached.
     DiskClosed,
+    /// What is served has changed: `None` is nothing.
+    Serving(Option<Serving>),
+    /// The block device that was handed over is closed: it was stopped.
+    DeviceEnded,
     /// For the log.
     Note(Note),
     /// After [`ShardHandle::stop`]: flushed and persisted, the thread ends.
@@ -96,6 +104,9 @@ pub(super) enum Call {
     Archived { number: u64, result: Result<(), String> },
     Address { address: IpAddr, here: bool, done: oneshot::Sender<()> },
     Reconfigure(Box<Settings>, ClientTimes),
+    AdoptDevice(UnixStream),
+    CloseDevice,
+    OpenDevice { server_side: OwnedFd, cache_epoch: u64, asker: std::sync::mpsc::SyncSender<io::Result<()>> },
     Stop,
 }
 
@@ -253,6 +264,38 @@ impl ShardHandle {
     pub fn signs(&self) -> (Moment, Moment) {
         let read = |sign: &AtomicU64| Moment(sign.load(Ordering::Relaxed));
         (read(&self.inbox.signs.turn), read(&self.inbox.signs.link))
+    }
+
+    /// Serves a block device of this kernel from the shard's thread on, whose server's side this is; its users know the
+    /// volume's cache by that epoch. Blocks until it is served. [`ShardEvent::DeviceEnded`] follows when it was stopped.
+    pub fn open_device(&self, server_side: OwnedFd, cache_epoch: u64) -> io::Result<()> {
+        let (asker, answer) = std::sync::mpsc::sync_channel(1);
+        self.inbox.call(Call::OpenDevice { server_side, cache_epoch, asker });
+        answer.recv().unwrap_or_else(|_| Err(io::Error::other("the volume's thread has ended")))
+    }
+
+    /// Serves one connection of this kernel's own NBD client, from the handshake on.
+    pub fn adopt_device(&self, stream: UnixStream) {
+        self.inbox.call(Call::AdoptDevice(stream));
+    }
+
+    /// Closes the block device that was handed over, whatever it has under way. Only after it was stopped in vain.
+    pub fn close_device(&self) {
+        self.inbox.call(Call::CloseDevice);
+    }
+
+    /// [`ShardHandle::command`] for a thread without a runtime.
+    pub fn command_blocking(&self, command: Command) -> CommandOutcome {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.call(Call::Command(command, sender));
+        receiver.blocking_recv().unwrap_or_else(|_| ended())
+    }
+
+    /// [`ShardHandle::view`] for a thread without a runtime.
+    pub fn view_blocking(&self) -> ShardView {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.call(Call::View(sender));
+        receiver.blocking_recv().unwrap_or_else(|_| self.inbox.lock().last_view.clone())
     }
 
     /// Flushes, persists and ends; [`ShardEvent::Stopped`] follows.

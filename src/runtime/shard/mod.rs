@@ -21,12 +21,14 @@
 //! | `archive` | what a copy that is given up had, through a thread of its own |
 //! | `link`, `linger` | frames to and from the peer |
 //! | `clients`, `host` | NBD connections, and the core as they see it |
+//! | `device` | the block device of this kernel |
 
 pub mod clients;
 pub mod handle;
 
 mod archive;
 mod calls;
+mod device;
 mod disk;
 mod effects;
 mod host;
@@ -50,9 +52,10 @@ use crate::io::poller::{Event, Interest, Poller, Waker};
 use crate::io::pool::Pool;
 use crate::io::ring::{Completion, Ring};
 use crate::logic::mirror::Mirror;
-use crate::logic::mirror::interface::{Effect, Facts, Input};
+use crate::logic::mirror::interface::{Effect, Facts, Input, Serving};
 use archive::Archives;
 use clients::Clients;
+use device::Device;
 use disk::{Disk, Means};
 use handle::Inbox;
 use host::CoreHost;
@@ -71,6 +74,7 @@ use tokio::sync::{mpsc, oneshot};
 const TOKEN_CALLS: u64 = 0;
 const TOKEN_RING: u64 = 1;
 const TOKEN_LINK: u64 = 2;
+const TOKEN_DEVICE: u64 = 3;
 const TOKENS_LINGERING: std::ops::Range<u64> = 16..16 + LINK_LINGERING_MAX as u64;
 /// Clients' tokens are this and above.
 const TOKEN_CLIENTS: u64 = 1 << 32;
@@ -95,6 +99,9 @@ struct Shard {
     /// The operator wants no session.
     disconnected: bool,
     clients: Clients,
+    device: Device,
+    /// What is served, as the daemon was told last.
+    served: Option<Serving>,
     /// This node's name and its peer's.
     node_names: [String; 2],
     /// A failover group decides who serves.
@@ -152,7 +159,7 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> &str {
 impl Shard {
     fn new(config: ShardConfig) -> io::Result<Shard> {
         let ShardConfig { settings, identity, disk: opened, disk_reason, .. } = config;
-        let ShardConfig { listeners, client_times, events, disk_engine, archive, .. } = config;
+        let ShardConfig { listeners, client_times, events, disk_engine, archive, reserves_memory, .. } = config;
         let name = settings.name.clone();
         let in_group = settings.exclusion == Exclusion::Group;
         let mut node_names = settings.node_names.clone();
@@ -167,6 +174,10 @@ impl Shard {
         poller.add(ring.as_fd(), TOKEN_RING, Interest::READ)?;
         let clients = Clients::new(&name, listeners, client_times, TOKEN_CLIENTS, &poller)?;
 
+        let mut pool = Pool::new()?;
+        if reserves_memory {
+            pool.reserve();
+        }
         let (mut disk, mut persist) = (Disk::default(), Persist::default());
         let loaded = opened.map(|opened| calls::take_into_use(opened, &mut disk, &mut persist));
         let volume_uuid = settings.volume;
@@ -180,7 +191,7 @@ impl Shard {
             inbox,
             mirror,
             poller,
-            pool: Pool::new()?,
+            pool,
             ring,
             disk,
             persist,
@@ -190,6 +201,8 @@ impl Shard {
             link: Link::new(TOKENS_LINGERING),
             disconnected: false,
             clients,
+            device: Device::default(),
+            served: None,
             node_names,
             in_group,
             facts: None,
@@ -238,12 +251,16 @@ impl Shard {
             stopping: self.stopping.is_some(),
         };
         self.clients.admit(&mut host, now, &mut self.pool, &self.poller);
+        if self.device.admit(&mut host, &mut self.pool, &self.poller) {
+            self.tell(ShardEvent::DeviceEnded);
+        }
         if self.mirror.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.mirror.handle(now, Input::Tick, &mut self.effects);
         }
         self.mirror.settle(now, &mut self.effects);
         self.carry_out(now);
         self.clients.flush(now, &mut self.pool, &self.poller);
+        self.device.flush()?;
         self.link.flush(&mut self.pool, &self.poller);
         self.note_ended_session();
         self.ring.submit()?;
@@ -268,7 +285,8 @@ impl Shard {
         let work_left = !self.inputs.is_empty()
             || self.ring.has_finished()
             || self.link.has_more(&self.pool)
-            || self.clients.has_more(self.mirror.can_admit(), &self.pool);
+            || self.clients.has_more(self.mirror.can_admit(), &self.pool)
+            || self.device.has_more(self.mirror.can_admit(), &self.pool);
         if work_left {
             return Some(Duration::ZERO);
         }
@@ -288,7 +306,7 @@ impl Shard {
             match event.token {
                 TOKEN_CALLS => called = true,
                 // Looked at in every turn: it costs nothing.
-                TOKEN_RING => {}
+                TOKEN_RING | TOKEN_DEVICE => {}
                 TOKEN_LINK => self.link.on_event(event),
                 token if TOKENS_LINGERING.contains(&token) => {
                     self.link.on_linger_event(event, &mut self.pool, &self.poller);

@@ -7,7 +7,7 @@ mod intake;
 
 use super::Patience;
 use super::host::{Host, InFlight, Means};
-use super::socket::ClientView;
+use super::socket::{ClientView, DEVICE};
 use crate::base::ids::BufferId;
 use crate::base::limits::{NBD_STAGING_BYTES, NBD_TURN_BYTES_MAX, NBD_UNSENT_BYTES_MAX};
 use crate::base::range::{BLOCK, ByteRange};
@@ -160,6 +160,11 @@ impl Connection {
 
     pub(super) fn is_negotiating(&self) -> bool {
         !matches!(self.phase, Phase::Transmission(_))
+    }
+
+    /// Whether it is the block device of this kernel, whose users are not known here.
+    pub(super) fn is_device(&self) -> bool {
+        self.peer == DEVICE
     }
 
     /// How many came before it.

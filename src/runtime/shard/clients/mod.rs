@@ -327,6 +327,21 @@ impl Clients {
         self.connections.iter().flatten().filter(|connection| !connection.is_negotiating()).count()
     }
 
+    /// Clients that use the volume, but for the block device of this kernel.
+    pub fn connected_by_themselves(&self) -> usize {
+        let connections = self.connections.iter().flatten();
+        connections.filter(|connection| !connection.is_negotiating() && !connection.is_device()).count()
+    }
+
+    /// Cuts the block device of this kernel, and leaves what it asked for unanswered.
+    pub fn cut_devices(&mut self, reason: &str, pool: &mut Pool, poller: &Poller) {
+        for slot in &mut self.connections {
+            if slot.as_ref().is_some_and(|connection| connection.is_device()) {
+                close(slot, reason, &self.offer.name, pool, poller);
+            }
+        }
+    }
+
     /// Whether no client uses the volume and the core has no piece of one.
     pub fn is_quiet(&self) -> bool {
         self.connected() == 0 && self.pieces.count() == 0

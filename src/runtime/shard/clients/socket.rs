@@ -16,11 +16,16 @@ pub enum NbdListener {
     Tcp(TcpListener),
 }
 
+/// What the kernel's own client is called.
+pub(super) const DEVICE: &str = "the block device of this kernel";
+
 /// A connected client.
 #[derive(Debug)]
 pub enum NbdStream {
     /// On this machine.
     Unix(UnixStream),
+    /// This kernel's own client: a block device.
+    Device(UnixStream),
     /// Over the network.
     Tcp(TcpStream),
 }
@@ -80,7 +85,7 @@ pub(super) fn reset_on_close(socket: &impl AsFd) {
 impl AsFd for NbdStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            NbdStream::Unix(stream) => stream.as_fd(),
+            NbdStream::Unix(stream) | NbdStream::Device(stream) => stream.as_fd(),
             NbdStream::Tcp(stream) => stream.as_fd(),
         }
     }
@@ -99,7 +104,7 @@ impl NbdStream {
     /// The address of this server the client came to, over the network.
     pub(super) fn local(&self) -> Option<IpAddr> {
         match self {
-            NbdStream::Unix(_) => None,
+            NbdStream::Unix(_) | NbdStream::Device(_) => None,
             NbdStream::Tcp(stream) => stream.local_addr().ok().map(|local| local.ip().to_canonical()),
         }
     }
@@ -117,6 +122,7 @@ impl NbdStream {
                 };
                 Ok((peer, stream.into()))
             }
+            NbdStream::Device(stream) => Ok((DEVICE.to_owned(), stream.into())),
             NbdStream::Tcp(stream) => {
                 let peer = stream.peer_addr()?.to_string();
                 stream.set_nodelay(true)?;

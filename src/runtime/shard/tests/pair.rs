@@ -66,6 +66,7 @@ impl Node {
             events,
             disk_engine,
             archive,
+            reserves_memory: false,
         };
         Node { shard: ShardHandle::spawn(config).unwrap(), events: heard, socket }
     }
