@@ -6,6 +6,7 @@
 use super::ids::Epoch;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 
 macro_rules! words {
     ($name:ty { $($variant:ident => $word:literal),+ $(,)? }) => {
@@ -235,6 +236,10 @@ pub struct Memory {
     pub owned: bool,
     /// Why the group is where it is.
     pub reason: Reason,
+    /// Longest time one of its promises may hold: it may have been given and forgotten by a restart, perhaps one with other
+    /// settings.
+    #[serde(default)]
+    pub promised: Duration,
 }
 
 /// What is done to one resource.

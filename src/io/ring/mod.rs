@@ -8,7 +8,7 @@
 
 mod operation;
 mod threads;
-mod uring;
+pub(in crate::io) mod uring;
 
 use crate::base::error::DiskError;
 use crate::base::ids::BufferId;

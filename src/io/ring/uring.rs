@@ -62,18 +62,7 @@ impl Uring {
 
     /// Gives the queue to the kernel. What the kernel is too busy for stays for the next call.
     pub fn submit(&mut self) -> io::Result<()> {
-        while self.unsent > 0 {
-            match self.ring.submit() {
-                Ok(0) => return Ok(()),
-                Ok(count) => self.unsent -= count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)) => {
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        give_to_kernel(&self.ring, &mut self.unsent)
     }
 
     pub fn finished(&mut self, out: &mut Vec<(u32, i32)>) {
@@ -95,6 +84,22 @@ impl AsFd for Uring {
         // SAFETY: the descriptor is open as long as the ring, which the borrow outlives not.
         unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
+}
+
+/// Gives the `unsent` entries of a submission queue to the kernel, as far as it is not too busy for them.
+pub(in crate::io) fn give_to_kernel(ring: &IoUring, unsent: &mut usize) -> io::Result<()> {
+    while *unsent > 0 {
+        match ring.submit() {
+            Ok(0) => return Ok(()),
+            Ok(count) => *unsent -= count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn entry(fd: RawFd, step: Step) -> squeue::Entry {

@@ -8,6 +8,7 @@ use super::SECTOR;
 use super::abi::{self, put};
 use crate::base::limits::UBLK_DEPTH;
 use crate::base::range::ByteRange;
+use crate::io::ring::uring::give_to_kernel;
 use io_uring::{IoUring, opcode, squeue, types};
 use std::fmt;
 use std::io;
@@ -152,18 +153,7 @@ impl Queue {
 
     /// Gives the answers to the kernel, in one system call.
     pub fn submit(&mut self) -> io::Result<()> {
-        while self.unsent > 0 {
-            match self.ring.submit() {
-                Ok(0) => return Ok(()),
-                Ok(count) => self.unsent -= count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM)) => {
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        give_to_kernel(&self.ring, &mut self.unsent)
     }
 
     /// Whether [`Queue::submit`] has something to do.

@@ -148,7 +148,7 @@ impl Failover {
             detector: Detector::new(&settings, now),
             pace: Pace::of(&settings),
             permit: Permit::default(),
-            promises: Promises::new(&settings, now, rules),
+            promises: Promises::new(&settings, memory.promised, now, rules),
             register: Register::new(settings.node, memory.arbiter_epoch, retry, interval, now, rules),
             fencing: Fencing::default(),
             troubles: vec![None; settings.resources.len()],
@@ -434,11 +434,13 @@ impl Failover {
             arbiter_epoch: self.register.floor(),
             owned: self.state.owns(),
             reason: self.state.reason,
+            promised: self.promises.to_remember(self.now, self.memory.promised),
             ..self.memory
         };
         if memory != self.memory || self.talk.take_wish_changed() {
             self.memory = memory;
-            out.push(Effect::Remember(memory));
+            // Durable before anything leaves that rests on it.
+            out.insert(0, Effect::Remember(memory));
         }
     }
 }

@@ -34,21 +34,13 @@ impl Failover {
             self.stuck(out);
             self.breakage(out);
             self.fall_back(out);
-            self.stop_as_wished(out);
-        }
-    }
-
-    /// An operator had the group stopped at the other node, where it did not run.
-    fn stop_as_wished(&mut self, out: &mut Vec<Effect>) {
-        let free = self.job.is_none() && self.state.door.is_none() && !self.register.binds();
-        if self.memory.wish.stopped && self.state.phase == Phase::Owner && self.state.failed.is_none() && free {
-            self.stop_group(Reason::AdminRequest, "stopped-by-operator", out);
         }
     }
 
     /// A stop that was ordered at the other node, perhaps while this one could not hear it, or was on its way to owner.
     fn obey_stop(&mut self, out: &mut Vec<Effect>) {
-        let idle = self.state.door.is_none() && self.job.is_none() && self.now >= self.retry_at;
+        let free = self.state.door.is_none() && self.job.is_none() && !self.register.binds();
+        let idle = free && self.now >= self.retry_at;
         if self.memory.wish.stopped && idle && self.state.failed != Some(Reason::StopFailed) {
             self.stop_group(Reason::AdminRequest, "stopped-by-operator", out);
         }

@@ -55,14 +55,28 @@ pub struct Promises {
     until: Moment,
     /// A promise of before the start may have been forgotten; over then.
     forgotten_until: Moment,
+    /// Longest promise this life may have given.
+    longest: Duration,
     newest: Option<Promise>,
 }
 
 impl Promises {
-    /// A node that has just started waits as long as a promise holds.
-    pub fn new(settings: &Settings, now: Moment, rules: Rules) -> Promises {
-        let wait = if rules.broken(Mutation::NoBootWait) { Duration::ZERO } else { settings.dead_after };
-        Promises { until: now, forgotten_until: now + wait, newest: None }
+    /// A node that has just started waits as long as a promise holds, of its settings now or of those it had before.
+    pub fn new(settings: &Settings, promised: Duration, now: Moment, rules: Rules) -> Promises {
+        let longest = settings.dead_after;
+        let wait = if rules.broken(Mutation::NoBootWait) { Duration::ZERO } else { longest.max(promised) };
+        Promises { until: now, forgotten_until: now + wait, longest, newest: None }
+    }
+
+    /// Other settings: promises last this long from here on.
+    pub fn set_span(&mut self, span: Duration) {
+        self.longest = self.longest.max(span);
+    }
+
+    /// What the next life must wait for: the longest promise of this one, and while those of the life before may still hold,
+    /// theirs.
+    pub fn to_remember(&self, now: Moment, promised: Duration) -> Duration {
+        if now < self.forgotten_until { self.longest.max(promised) } else { self.longest }
     }
 
     /// Promises to the sender of `heartbeat`.
@@ -132,7 +146,7 @@ mod tests {
                     let sent = 5_000_000;
                     let mut asks = heartbeat(1, 1);
                     asks.sent = owner(sent);
-                    let mut promises = Promises::new(&settings(1), Moment(0), Rules::default());
+                    let mut promises = Promises::new(&settings(1), Duration::ZERO, Moment(0), Rules::default());
                     promises.give(standby(sent + delay), &asks, SPAN);
                     let mut permit = Permit::default();
                     let promise = promises.newest().unwrap();
@@ -159,7 +173,19 @@ mod tests {
     #[test]
     fn a_node_that_started_waits_for_promises_it_may_have_forgotten() {
         let now = Moment(7_000_000_000);
-        let promises = Promises::new(&settings(1), now, Rules::default());
-        assert_eq!(promises.end(Rules::default()), now + SPAN);
+        let promises = |promised| Promises::new(&settings(1), promised, now, Rules::default());
+        assert_eq!(promises(Duration::ZERO).end(Rules::default()), now + SPAN);
+        assert_eq!(promises(SPAN * 5).end(Rules::default()), now + SPAN * 5, "promises were longer then");
+    }
+
+    #[test]
+    fn the_next_life_is_told_of_the_longest_promise_that_may_hold() {
+        let start = Moment(7_000_000_000);
+        let mut promises = Promises::new(&settings(1), SPAN * 5, start, Rules::default());
+        assert_eq!(promises.to_remember(start + SPAN * 4, SPAN * 5), SPAN * 5);
+        assert_eq!(promises.to_remember(start + SPAN * 5, SPAN * 5), SPAN);
+        promises.set_span(SPAN * 3);
+        promises.set_span(SPAN);
+        assert_eq!(promises.to_remember(start + SPAN * 5, SPAN * 5), SPAN * 3);
     }
 }

@@ -63,6 +63,7 @@ impl Failover {
         self.set_pace(self.pace.and(Pace::of(&settings)));
         self.register.set_times(self.now, settings.retry_interval, settings.arbiter_interval);
         self.plan.set_times(&settings.resources);
+        self.promises.set_span(settings.dead_after);
         self.settings = settings;
         self.keep_pace();
         // The peer learns at once that the settings are others.
