@@ -210,7 +210,7 @@ pub const TABLE: &[Row] = &[
         In(FAILED, &[R::StorageFailure]),
         Any,
         "The disk failed on the only node that can serve.",
-        "Replace the disk and attach it, or bring the other node up.",
+        "Bring the other node up; or `group stop`, replace the disk, `attach` it, `group start`.",
     ),
     row(
         In(FAILED, &[R::TakeoverFailed, R::TakebackFailed]),
