@@ -1,6 +1,6 @@
 //! `demo`: what twinblock is for, on one machine, in under a minute.
 //!
-//! As root first a failover group ([`floating`]): two servers, a client and a witness in network namespaces, a floating
+//! As root first a failover group (`floating`): two servers, a client and a witness in network namespaces, a floating
 //! address and a service that move by order and by themselves. Then, and without root only, a pair by hand: two daemons as
 //! child processes, one volume on two files, a client that writes known data and keeps verifying it. The secondary is
 //! killed and returns; the primary is killed, the other takes over, the old one returns. In the end of either part both
