@@ -32,6 +32,7 @@ impl World {
         }
         let mut effects = Vec::new();
         let (mut busy, mut heard) = (false, false);
+        process.told_of_receipt = false;
         while batch > 0 {
             let Some(input) = process.inbox.pop_front() else { break };
             batch -= 1;
@@ -40,6 +41,8 @@ impl World {
                 self.log.say(|| format!("{:<5} <- {input:?}", NAMES[node]));
             }
             heard |= matches!(input, Input::Frame { .. });
+            let receipt = |frame: &Frame| matches!(frame, Frame::Control(Message::Received { .. }));
+            process.told_of_receipt |= matches!(&input, Input::Frame { frame, .. } if receipt(frame));
             process.mirror.handle(clock, input, &mut effects);
         }
         let due = process.mirror.next_deadline().is_some_and(|deadline| deadline <= clock);

@@ -283,10 +283,12 @@ impl World {
         holders
     }
 
-    /// In mode memory, what the peer received counts; it may have died since.
+    /// In mode memory, what the peer received counts; it may have died since. It may also have said so in the very turn in
+    /// which its end is heard: an answer that rests on it is as good as one of the turn before.
     fn peer_may_hold_in_memory(&self, node: usize) -> bool {
         let mirrors = |view: VolumeView| matches!(view.link, LinkState::Resync | LinkState::Connected);
-        self.config.mode == Mode::Memory && self.view(node).is_some_and(mirrors)
+        let told = self.nodes[node].process.as_ref().is_some_and(|process| process.told_of_receipt);
+        self.config.mode == Mode::Memory && (told || self.view(node).is_some_and(mirrors))
     }
 
     /// When this node last lost what it had not flushed.

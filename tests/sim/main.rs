@@ -159,6 +159,7 @@ const ONCE_FAILED: &[(&str, u64)] = &[
     ("forced", 66),
     ("forced", 72),
     ("forced", 307),
+    ("forced", 42),
     ("forced", 30039),
     ("forced", 30068),
     ("sound-R12", 18),

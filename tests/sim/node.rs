@@ -160,6 +160,8 @@ pub struct Process {
     /// What is being written for the first of them.
     pub plan: Plan,
     pub session: Option<SessionId>,
+    /// The peer's word that it received something came in this turn.
+    pub told_of_receipt: bool,
     pub connections: BTreeMap<usize, Connection>,
     pub requests: BTreeMap<RequestId, Admitted>,
     pub commands: BTreeMap<CommandId, Asked>,
@@ -263,6 +265,7 @@ impl Node {
             archive_ops: VecDeque::new(),
             plan: Plan::default(),
             session: None,
+            told_of_receipt: false,
             connections: BTreeMap::new(),
             requests: BTreeMap::new(),
             commands: BTreeMap::new(),
