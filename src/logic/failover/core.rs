@@ -434,7 +434,7 @@ impl Failover {
             arbiter_epoch: self.register.floor(),
             owned: self.state.owns(),
             reason: self.state.reason,
-            promised: self.promises.to_remember(self.now, self.memory.promised),
+            promised: self.promises.remembered(self.now, self.memory.promised),
             ..self.memory
         };
         if memory != self.memory || self.talk.take_wish_changed() {

@@ -75,7 +75,7 @@ impl Promises {
 
     /// What the next life must wait for: the longest promise of this one, and while those of the life before may still hold,
     /// theirs.
-    pub fn to_remember(&self, now: Moment, promised: Duration) -> Duration {
+    pub fn remembered(&self, now: Moment, promised: Duration) -> Duration {
         if now < self.forgotten_until { self.longest.max(promised) } else { self.longest }
     }
 
@@ -182,10 +182,10 @@ mod tests {
     fn the_next_life_is_told_of_the_longest_promise_that_may_hold() {
         let start = Moment(7_000_000_000);
         let mut promises = Promises::new(&settings(1), SPAN * 5, start, Rules::default());
-        assert_eq!(promises.to_remember(start + SPAN * 4, SPAN * 5), SPAN * 5);
-        assert_eq!(promises.to_remember(start + SPAN * 5, SPAN * 5), SPAN);
+        assert_eq!(promises.remembered(start + SPAN * 4, SPAN * 5), SPAN * 5);
+        assert_eq!(promises.remembered(start + SPAN * 5, SPAN * 5), SPAN);
         promises.set_span(SPAN * 3);
         promises.set_span(SPAN);
-        assert_eq!(promises.to_remember(start + SPAN * 5, SPAN * 5), SPAN * 3);
+        assert_eq!(promises.remembered(start + SPAN * 5, SPAN * 5), SPAN * 3);
     }
 }
