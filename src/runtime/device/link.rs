@@ -28,7 +28,7 @@ pub(super) fn check(link: &Path) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(format!("{} can't be looked at: {error}", link.display())),
         Ok(metadata) if metadata.is_symlink() => match std::fs::read_link(link) {
-            Ok(to) if to.to_string_lossy().starts_with("/dev/ublkb") => Ok(()),
+            Ok(to) if ["/dev/ublkb", "/dev/nbd"].iter().any(|ours| to.to_string_lossy().starts_with(ours)) => Ok(()),
             Ok(to) => taken(format!("a link to {}", to.display())),
             Err(error) => taken(format!("a link that can't be read ({error})")),
         },
@@ -55,6 +55,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let link = folder.path().join("devices").join("vol0");
         set(&link, Path::new("/dev/ublkb3")).unwrap();
+        set(&link, Path::new("/dev/nbd2")).unwrap();
         set(&link, Path::new("/dev/ublkb4")).unwrap();
         assert_eq!(std::fs::read_link(&link).unwrap(), Path::new("/dev/ublkb4"));
         remove(&link, Path::new("/dev/ublkb3"));
