@@ -195,6 +195,8 @@ pub enum Reason {
     Deactivated,
     /// Nothing better is known.
     Unknown,
+    /// Both disks are new: neither node has the volume's data yet.
+    NoData,
 }
 words!(Reason {
     Normal => "normal", AdminRequest => "on admin request", Initialization => "initialization",
@@ -207,7 +209,7 @@ words!(Reason {
     NetworkIsolated => "network isolated", LeaseLost => "lease lost", ArbiterUnreachable => "arbiter unreachable",
     ArbiterWentBack => "arbiter's record went back in time", SplitBrain => "split brain",
     ResyncInProgress => "resync in progress", Disabled => "high availability is disabled",
-    Deactivated => "deactivated by an operator", Unknown => "unknown",
+    Deactivated => "deactivated by an operator", Unknown => "unknown", NoData => "no data on either node",
 });
 
 /// What the operators want of a group. Both nodes keep it; the higher version counts, then the stopped one.

@@ -12,6 +12,7 @@ mod filesystem;
 mod floating;
 mod following;
 mod groups;
+mod new_pair;
 mod reload;
 mod scripted;
 mod service;

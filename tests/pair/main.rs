@@ -5,6 +5,7 @@ mod group;
 mod world;
 
 use twinblock::base::command::{Command, CommandOutcome};
+use twinblock::base::generation::Lineage;
 use twinblock::base::range::{BLOCK, ByteRange};
 use twinblock::base::request::Action;
 use twinblock::base::state::*;
@@ -222,6 +223,32 @@ fn a_replaced_empty_disk_gets_what_is_not_zero() {
     pair.restart(1);
     pair.assert_in_sync();
     assert_eq!(pair.view(0).last_resync.map(|r| r.kind), Some(ResyncKind::Full));
+}
+
+#[test]
+fn of_two_disks_that_nobody_vouches_for_the_chosen_one_becomes_the_volume() {
+    let mut pair = Pair::new();
+    for node in [0, 1] {
+        pair.kill(node);
+        let superblock = &mut pair.nodes[node].loaded.superblock;
+        (superblock.disk, superblock.lineage) = (DiskState::New, Lineage::default());
+        pair.nodes[node].disk.fill(1 + node as u8);
+    }
+    pair.restart(0);
+    pair.restart(1);
+    assert_eq!((pair.view(0).rule.as_deref(), pair.view(1).link), (Some("both-new"), LinkState::Refused));
+    let choose = |ours: bool| Command::Resync { full: false, compare: false, discard_ours: Some(!ours) };
+    assert_refused(pair.command(0, choose(false)), "both-new");
+    assert_eq!(pair.view(0).disk, DiskState::New, "nothing was changed");
+    assert_done(pair.command(1, choose(true)));
+    pair.assert_in_sync();
+    assert!(pair.nodes[0].disk.iter().all(|byte| *byte == 2), "what the chosen disk held is on both");
+    // An empty disk put in later is behind it, and filled.
+    pair.kill(0);
+    pair.nodes[0] = Node::new(0, 999);
+    pair.restart(0);
+    pair.assert_in_sync();
+    assert!(pair.nodes[0].disk.iter().all(|byte| *byte == 2));
 }
 
 #[test]

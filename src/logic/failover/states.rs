@@ -25,6 +25,8 @@ pub struct Situation {
     pub stopped: bool,
     /// The disk is good.
     pub storage: bool,
+    /// Neither node has the volume's data yet.
+    pub no_data: bool,
     /// No critical resource is down.
     pub services: bool,
     /// Every acknowledged write is on both.
@@ -99,6 +101,7 @@ fn standby(state: &State, now: &Situation) -> (NodeState, Reason) {
         () if now.deactivated => (NodeState::Idle, Reason::Deactivated),
         () if now.stopped => (NodeState::Idle, Reason::AdminRequest),
         () if now.disabled => (NodeState::Unknown, Reason::Disabled),
+        () if now.no_data => (NodeState::Initializing, Reason::NoData),
         () if !now.storage => (broken, Reason::StorageFailure),
         () if !now.services => (broken, Reason::CriticalServiceDown),
         () if !heard && now.arbiter_back => (NodeState::Unknown, Reason::ArbiterWentBack),
@@ -277,6 +280,12 @@ pub const TABLE: &[Row] = &[
         Any,
         "One node was taken out by an operator, and the other does not serve.",
         "Bring the other node up, or run `activate` here.",
+    ),
+    row(
+        In(INITIALIZING, &[R::NoData]),
+        Any,
+        "A new pair: both disks are new and of unknown content, so neither node has the volume's data yet.",
+        "Choose the disk to keep, on its own node: `resync VOLUME --source NODE` with that node's name; or stop both daemons and make both blank with `init-disk VOLUME --overwrite --zero`. Then the group starts by itself.",
     ),
     row(
         In(BROKEN, &[R::StorageFailure]),

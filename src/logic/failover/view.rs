@@ -6,6 +6,7 @@ use super::interface::{Gate, Settings};
 use super::plan::Standing;
 use super::state::State;
 use super::states::{Advice, Situation, advice, derive};
+use crate::base::command::Refusal;
 use crate::base::group::{FailoverMode, GroupRole, NodeState, Reason};
 use crate::base::ids::{Epoch, NodeId};
 use crate::base::state::DiskState;
@@ -39,6 +40,8 @@ pub struct GroupView {
     pub alone: bool,
     /// Why this node would not take over from a lost peer, if it would not.
     pub takeover_block: Option<&'static str>,
+    /// Why an owner that is not the group's home can't return it there now, if it can't: the reason and the next step.
+    pub return_block: Option<Refusal>,
     /// The evidence about the peer.
     pub peer: PeerView,
     /// What the arbiter says.
@@ -80,6 +83,11 @@ pub struct ArbiterView {
 }
 
 impl Failover {
+    /// Whether this node owns a group that belongs on the other.
+    fn is_away(&self) -> bool {
+        self.state.owns() && self.settings.node != self.settings.home
+    }
+
     /// The situation a state is derived from.
     fn situation(&self) -> Situation {
         let arbiter = self.settings.mode.has_arbiter();
@@ -93,6 +101,8 @@ impl Failover {
             storage: matches!(self.mirror.disk, DiskState::UpToDate | DiskState::Outdated | DiskState::Inconsistent)
                 && !self.mirror.suspect
                 && (!self.state.owns() || self.mirror.disk == DiskState::UpToDate),
+            no_data: self.mirror.disk == DiskState::New
+                && self.peer.is_some_and(|peer| self.hears_peer() && peer.volume.disk == DiskState::New),
             services: self.service_down().is_none(),
             in_sync: self.mirror.in_sync,
             resyncing: self.mirror.connected && !self.mirror.in_sync,
@@ -148,6 +158,7 @@ impl Failover {
             serving: self.gate.allows(self.now),
             alone: self.state.solo,
             takeover_block: if self.state.owns() { None } else { self.takeover_block() },
+            return_block: if self.is_away() { self.fit_to_receive().err() } else { None },
             peer: PeerView {
                 level: self.detector.level(),
                 role: self.peer.map(|peer| peer.role),

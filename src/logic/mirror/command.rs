@@ -15,7 +15,7 @@ use super::interface::{Effect, Note, Order};
 use super::leave::{Demotion, Stopping};
 use super::session::Phase;
 use crate::base::command::{Command, CommandOutcome, Refusal};
-use crate::base::generation::{Generation, Relation};
+use crate::base::generation::{Generation, Lineage, Relation};
 use crate::base::ids::{CommandId, Epoch};
 use crate::base::state::{DiskState, Mode, ResyncKind, Role};
 use crate::wire::message::{Continuity, Message};
@@ -392,7 +392,9 @@ impl Mirror {
         if self.disk == DiskState::Diskless {
             return CommandOutcome::Refused(Refusal::new("no-disk", "This node has no disk.", "Attach one first."));
         }
+        let both_new = self.disk == DiskState::New && self.peer().is_some_and(|peer| peer.disk == DiskState::New);
         match discard_ours {
+            Some(chosen) if both_new => return self.choose_first(!chosen, full, out),
             Some(true) => return self.discard_ours(full, true, out),
             Some(false) => return self.discard_theirs(full, out),
             None => {}
@@ -422,6 +424,32 @@ impl Mirror {
             )),
             _ => CommandOutcome::Done("a resync is under way already".into()),
         }
+    }
+
+    /// Both disks are new: what the chosen one holds, whatever it is, becomes the volume's data. It descends from the empty
+    /// disk, as an adopted one does, so that a disk put in later is behind it and no stranger to it.
+    fn choose_first(&mut self, ours: bool, full: bool, out: &mut Vec<Effect>) -> CommandOutcome {
+        if !ours {
+            let peer = self.peer_name();
+            let reason = format!("Both disks are new, and only {peer} can say that its own holds the volume's data.");
+            return CommandOutcome::Refused(Refusal::new(
+                "both-new",
+                reason,
+                format!("Give the same command on {peer}."),
+            ));
+        }
+        self.superblock.seen_epoch = self.superblock.seen_epoch.max(Epoch(1));
+        let current = self.fresh_generation(self.superblock.seen_epoch);
+        self.superblock.lineage = Lineage { history: vec![Generation::ZEROED], ..Lineage::starting_at(current) };
+        self.cover = vec![current];
+        self.disk = DiskState::UpToDate;
+        self.superblock.discard = false;
+        self.superblock.requested = full.then_some(ResyncKind::Full);
+        self.persist(After::Wish, out);
+        CommandOutcome::Done(format!(
+            "this disk holds the volume's data from here on; it is copied to {}",
+            self.peer_name()
+        ))
     }
 
     /// The operator gives up this node's data.

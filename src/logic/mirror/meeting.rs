@@ -162,7 +162,10 @@ fn refusal_sentence(rule: Rule, peer: &str) -> String {
         Rule::NoDisk => "neither node has a disk: attach one".into(),
         Rule::BothDiscard => "both sides were given up: choose one with resync --source".into(),
         Rule::DiscardPrimary => "the side that was given up is primary: demote it first".into(),
-        Rule::BothNew => "both disks are new and not known to be zero: choose one with resync --source".into(),
+        Rule::BothNew => format!(
+            "both disks are new and not known to be zero, and neither's content counts yet: choose one with resync --source, \
+             given on the node that is chosen, this one or {peer}"
+        ),
         Rule::NoGoodSource => "the other disk is not up to date: choose one with resync --source".into(),
         Rule::Unrelated => "the two disks hold unrelated data: choose one with resync --source".into(),
         Rule::Fork => {

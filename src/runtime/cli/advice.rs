@@ -66,8 +66,9 @@ fn refused(name: &str, here: &str, peer: &str, rule: &str) -> String {
             format!("the primary holds the copy that is given up: `demote {name}` there first")
         }
         "both-new" => format!(
-            "both disks are new and of unknown content: choose the good one with `resync {name} --source NODE`, or stop \
-             both daemons and make both blank with `init-disk {name} --overwrite --zero`"
+            "both disks are new and of unknown content: choose the one to keep, on its own server: `resync {name} --source \
+             {here}` here, or `resync {name} --source {peer}` on {peer}; or stop both daemons and make both blank with \
+             `init-disk {name} --overwrite --zero`"
         ),
         "split-brain" => format!(
             "both servers went on alone ({rule}): `split-brain show {name}` tells what each has; then `split-brain resolve \

@@ -2,6 +2,7 @@
 //! them may have changed, and says by name what differs.
 
 use super::{Daemon, files};
+use crate::base::command::Refusal;
 use crate::runtime::config::Config;
 use crate::runtime::config::form::{Difference, Form};
 use crate::runtime::peer::{Local, aside};
@@ -155,6 +156,22 @@ fn tell(before: &Compared, now: &Compared) {
     {
         tracing::warn!("{} runs version {version}, this node {}: install the same release", now.peer, now.own_version);
     }
+}
+
+/// A refusal because the two servers are not the same, with everything that differs in its reason.
+pub fn named(compared: &Compared, refusal: Refusal) -> Refusal {
+    let mut list = compared.sentences();
+    if let Some(version) = compared.version.as_ref().filter(|version| **version != compared.own_version) {
+        list.insert(0, format!("{} runs version {version}, this node {}", compared.peer, compared.own_version));
+    }
+    list.extend(compared.trouble.iter().map(|trouble| format!("the peer could not be asked what differs: {trouble}")));
+    if list.is_empty() {
+        // They were made the same a moment ago, and the next heartbeat will say so.
+        return Refusal { next: "They agree by now: ask again in a moment.".into(), ..refusal };
+    }
+    let next =
+        "Make them the same on both servers (`check --peer` tells the same), `reload` or restart, and ask again.";
+    Refusal { reason: format!("{} {}.", refusal.reason, list.join("; ")), next: next.into(), ..refusal }
 }
 
 /// What an operator who looks at a group should know of it.

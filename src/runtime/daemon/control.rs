@@ -197,7 +197,13 @@ async fn group_verb(daemon: &Daemon, group: &str, verb: GroupVerb) -> Result<Com
         GroupVerb::Deactivate => Verb::Deactivate,
         GroupVerb::Activate => Verb::Activate,
     };
-    Ok(groups.command(group, verb).await)
+    let outcome = groups.command(group, verb).await;
+    Ok(match outcome {
+        CommandOutcome::Refused(refusal) if verb == Verb::Enable && ["version", "config"].contains(&&*refusal.code) => {
+            CommandOutcome::Refused(compare::named(&compare::look(daemon).await, refusal))
+        }
+        other => other,
+    })
 }
 
 async fn dirty(daemon: &Daemon, volume: &str, ranges_max: usize) -> Result<Answer, Refusal> {

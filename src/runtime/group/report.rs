@@ -2,7 +2,7 @@
 
 use super::asked::milliseconds;
 use super::hands::{Hands, Slot};
-use crate::base::group::{FailoverMode, GroupRole, ResourceState};
+use crate::base::group::{FailoverMode, GroupRole, Reason, ResourceState};
 use crate::base::ids::NodeId;
 use crate::base::limits::{HEARTBEAT_REFUSED_RECENT, STATUS_LOOK_TIME_MAX};
 use crate::base::time::utc;
@@ -222,6 +222,7 @@ fn notices(view: &GroupView, settings: &Settings, evidence: &Evidence, resources
     if owns && view.alone {
         list.push(format!("alone: {peer} is excluded, and can't take over before its copy is in sync"));
     }
+    list.extend(away_from_home(view, settings));
     if let Some(block) = view.takeover_block {
         list.push(format!("this server would not take over: {block}"));
     }
@@ -239,6 +240,26 @@ fn notices(view: &GroupView, settings: &Settings, evidence: &Evidence, resources
         evidence.arbiter.iter().flat_map(|arbiter| arbiter.notes.iter().map(|note| format!("arbiter: {note}"))),
     );
     list
+}
+
+/// Why the group is where it is, when that is not its home, and how it returns.
+fn away_from_home(view: &GroupView, settings: &Settings) -> Option<String> {
+    if view.role != GroupRole::Owner || settings.node == settings.home {
+        return None;
+    }
+    let home = &settings.node_names[usize::from(settings.home.0)];
+    let came = match view.reason {
+        Reason::Initialization => "it started where its data was",
+        _ => "it came here for the reason above",
+    };
+    let returns = match (&view.return_block, settings.fallback_after) {
+        (Some(block), _) => format!("it can't return now: {} {}", block.reason, block.next),
+        (None, None) => {
+            format!("run `group fallback {}` to return it; `fallback` in [[group]] does that by itself", view.group)
+        }
+        (None, Some(after)) => format!("it returns by itself when {home} has been well for {}", show_time(after)),
+    };
+    Some(format!("away from its home {home}: {came}; {returns}"))
 }
 
 fn path_notices(path: &PathEvidence, peer: &str) -> Vec<String> {
