@@ -11,6 +11,7 @@ pub mod state;
 
 pub mod arbiter;
 pub mod error;
+pub mod rules;
 pub mod volume;
 
 pub mod command;

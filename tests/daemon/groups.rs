@@ -1,19 +1,16 @@
 //! A failover group as its users meet it: it starts, moves and fails over by itself, and nothing acknowledged is lost.
 
 use crate::pair::{ALPHA, BETA, NODES, Pair, assert_holds, write};
+use crate::word::heartbeat;
 use serde_json::Value;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
-use std::time::Duration;
-use twinblock::base::arbiter::InSync;
-use twinblock::base::group::{GroupRole, NodeState, Reason, Wish};
-use twinblock::base::heartbeat::{Heartbeat, VolumeWord};
-use twinblock::base::ids::{BootId, Epoch, Incarnation, NodeId};
-use twinblock::base::limits::HEARTBEAT_PATHS_MAX;
-use twinblock::base::time::Moment;
+use twinblock::base::group::GroupRole;
+use twinblock::base::heartbeat::Heartbeat;
+use twinblock::base::ids::{Epoch, Incarnation, NodeId};
 use twinblock::wire::heartbeat::{Envelope, Keys};
 
 const MIB: u64 = 1 << 20;
@@ -375,7 +372,7 @@ fn heartbeats_that_are_not_the_peers_are_seen_and_change_nothing() {
     pair.stop(BETA);
     let stranger = UdpSocket::bind(pair.heartbeat(BETA)).unwrap();
     let keys = |secret: u8, cluster: &str| Keys::new(&[secret; 32], cluster, NodeId(1));
-    let heartbeat = stranger_heartbeat();
+    let word = stranger_heartbeat();
     let envelope = |sequence| Envelope {
         group: "db".into(),
         node: NodeId(1),
@@ -386,8 +383,8 @@ fn heartbeats_that_are_not_the_peers_are_seen_and_change_nothing() {
         echo: 1,
     };
     let report = pair.wait("the strangers to be seen", |pair| {
-        stranger.send_to(&keys(1, "test").seal(&envelope(1), &heartbeat), pair.heartbeat(ALPHA)).unwrap();
-        stranger.send_to(&keys(1, "other").seal(&envelope(2), &heartbeat), pair.heartbeat(ALPHA)).unwrap();
+        stranger.send_to(&keys(1, "test").seal(&envelope(1), &word), pair.heartbeat(ALPHA)).unwrap();
+        stranger.send_to(&keys(1, "other").seal(&envelope(2), &word), pair.heartbeat(ALPHA)).unwrap();
         let report = report(pair, ALPHA);
         let kinds = report["evidence"]["paths"][0]["refused"].to_string();
         (kinds.contains("wrong-key") && kinds.contains("other-cluster")).then_some(report)
@@ -408,28 +405,5 @@ fn heartbeats_that_are_not_the_peers_are_seen_and_change_nothing() {
 
 /// A heartbeat that would make alpha give up its group, were it believed.
 fn stranger_heartbeat() -> Heartbeat {
-    Heartbeat {
-        node: NodeId(1),
-        incarnation: Incarnation(9),
-        boot: BootId(9),
-        sequence: 1,
-        sent: Moment(1),
-        epoch: Epoch(1000),
-        role: GroupRole::Owner,
-        state: NodeState::Normal,
-        reason: Reason::Normal,
-        volume: VolumeWord::default(),
-        insync: InSync::BOTH,
-        healthy: true,
-        deactivated: false,
-        wish: Wish::default(),
-        config: 0,
-        version: [9, 9, 9],
-        turn_age: Duration::ZERO,
-        heard: [None; HEARTBEAT_PATHS_MAX],
-        wants_promise: false,
-        promise: None,
-        ask: None,
-        answer: None,
-    }
+    Heartbeat { epoch: Epoch(1000), role: GroupRole::Owner, version: [9, 9, 9], ..heartbeat(1, 9, 1) }
 }

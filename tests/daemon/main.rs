@@ -1,6 +1,8 @@
 //! The product as its users meet it: two daemons, the command, an NBD client. Nothing is stubbed but the second machine.
 
 mod pair;
+#[path = "../heartbeat/word.rs"]
+mod word;
 
 mod archive;
 mod bad_input;

@@ -1,61 +1,46 @@
-//! A linearizable register that may be slow, away, or silent after it has done what it was asked.
+//! The simulated register, whose changes may take exactly so long, and which may be restored from a backup.
 
-use twinblock::base::arbiter::{ArbiterError, ArbiterErrorKind, CasOutcome, ReadOutcome, Revision, Versioned};
+pub use crate::register::{Answer, Arbiter as Register};
+use std::ops::{Deref, DerefMut};
+use twinblock::base::arbiter::Versioned;
 use twinblock::logic::failover::interface::ArbiterCall;
 
 #[derive(Clone, Debug, Default)]
 pub struct Arbiter {
-    pub standing: Option<Versioned>,
-    pub revision: u64,
-    /// Out of reach, per node.
-    pub away: [bool; 2],
-    /// Answers get lost.
-    pub ambiguous: bool,
-    pub slow: bool,
+    register: Register,
     /// Every change takes exactly so long.
     pub change_takes: Option<std::time::Duration>,
     /// What a backup would bring back.
-    pub backup: Option<Versioned>,
-}
-
-/// What a call yielded.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    Read(ReadOutcome),
-    Cas(CasOutcome),
+    backup: Option<Versioned>,
 }
 
 impl Arbiter {
     /// Carries the call out, at the moment it arrives.
     pub fn carry_out(&mut self, call: ArbiterCall) -> Answer {
-        match call {
-            ArbiterCall::Read => Answer::Read(self.standing.map_or(ReadOutcome::Absent, ReadOutcome::Found)),
-            ArbiterCall::Cas { expected, new } => {
-                assert_eq!(new.fault(), None, "a record that may not be stored");
-                if expected != self.standing {
-                    return Answer::Cas(CasOutcome::Lost(self.standing));
-                }
-                self.revision += 1;
-                self.backup = self.standing;
-                self.standing = Some(Versioned { record: new, revision: Revision(self.revision) });
-                Answer::Cas(CasOutcome::Won(Revision(self.revision)))
-            }
+        let before = (self.revision, self.standing);
+        let answer = self.register.carry_out(call);
+        if self.revision != before.0 {
+            self.backup = before.1;
         }
-    }
-
-    /// What the caller hears when no answer comes, or none can come.
-    pub fn silence(call: ArbiterCall, asked: bool) -> Answer {
-        let kind = if asked { ArbiterErrorKind::TimedOut } else { ArbiterErrorKind::Unreachable };
-        let error = ArbiterError::new(kind, "simulated");
-        match call {
-            ArbiterCall::Read => Answer::Read(ReadOutcome::Failed(error)),
-            ArbiterCall::Cas { .. } if asked => Answer::Cas(CasOutcome::Unknown(error)),
-            ArbiterCall::Cas { .. } => Answer::Cas(CasOutcome::Refused(error)),
-        }
+        answer
     }
 
     /// The store is restored from a backup: the last change never happened.
     pub fn restore(&mut self) {
         self.standing = self.backup;
+    }
+}
+
+impl Deref for Arbiter {
+    type Target = Register;
+
+    fn deref(&self) -> &Register {
+        &self.register
+    }
+}
+
+impl DerefMut for Arbiter {
+    fn deref_mut(&mut self) -> &mut Register {
+        &mut self.register
     }
 }

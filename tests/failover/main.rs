@@ -3,8 +3,12 @@
 //! One seed, one run; faults first, then everything heals and the pair must serve again. A failing seed is replayed with
 //! `TWINBLOCK_FAILOVER_SEED=n cargo test --release --features mutants --test failover replay -- --nocapture`.
 
+#[path = "../sim/group/choices.rs"]
+mod choices;
 #[path = "../sim/random.rs"]
 mod random;
+#[path = "../sim/group/register.rs"]
+mod register;
 
 mod arbiter;
 mod check;

@@ -1,10 +1,10 @@
 //! What goes wrong, and how it mends.
 
+use super::choices;
 use super::config::Fault;
 use super::world::{Event, World, ms};
 use std::time::Duration;
-use twinblock::base::group::StepVerb;
-use twinblock::logic::failover::interface::{Input, Verb};
+use twinblock::logic::failover::interface::Input;
 
 /// The end of a fault.
 #[derive(Clone, Copy, Debug)]
@@ -115,11 +115,11 @@ impl World {
     fn fault_of_service(&mut self, fault: Fault, node: usize, span: Duration) {
         let heal = match fault {
             Fault::StepFails => {
-                self.step_fails[node] = Some(self.some_step());
+                self.step_fails[node] = Some(choices::step(&mut self.random));
                 Heal::Step(node)
             }
             Fault::StepHangs => {
-                self.step_hangs[node] = Some(self.some_step());
+                self.step_hangs[node] = Some(choices::step(&mut self.random));
                 Heal::Step(node)
             }
             Fault::ServiceDown => {
@@ -130,19 +130,7 @@ impl World {
                 Heal::Service(node, index)
             }
             Fault::Operator => {
-                let verbs = [
-                    Verb::Move { to: None },
-                    Verb::Move { to: None },
-                    Verb::Fallback,
-                    Verb::Recover,
-                    Verb::Start { force: false },
-                    Verb::StopGroup,
-                    Verb::Deactivate,
-                    Verb::Activate,
-                    Verb::Enable,
-                    Verb::Disable,
-                ];
-                let verb = *self.random.pick(&verbs);
+                let verb = choices::verb(&mut self.random);
                 self.command(node, verb);
                 return;
             }
@@ -154,11 +142,6 @@ impl World {
             network => unreachable!("{network:?} is handled before"),
         };
         self.after(span, Event::Heal(heal));
-    }
-
-    fn some_step(&mut self) -> (usize, StepVerb) {
-        let index = self.random.below(3) as usize;
-        (index, if self.random.chance(0.5) { StepVerb::Start } else { StepVerb::Stop })
     }
 
     pub fn heal(&mut self, heal: Heal) {

@@ -1,6 +1,6 @@
 //! The simulated world: events in order of true time, and what effects do in it.
 
-use super::arbiter::{Answer, Arbiter};
+use super::arbiter::{Answer, Arbiter, Register};
 use super::check::History;
 use super::config::{Config, NAMES};
 use super::mirror::Frame;
@@ -442,7 +442,7 @@ impl World {
                 let late = self.random.span(ms(1), ms(3_000));
                 self.after(late, Event::ArbiterHears { from, life, id, call, answer_lost: true });
             }
-            let answer = Arbiter::silence(call, asked);
+            let answer = Register::silence(call, asked);
             let input = arbiter_input(id, answer);
             self.after(ms(300), Event::Answer { to: from, life, input });
             return;
@@ -454,7 +454,7 @@ impl World {
         let lost = self.arbiter.ambiguous && self.random.chance(0.6) || delay > ms(1_000);
         self.after(delay, Event::ArbiterHears { from, life, id, call, answer_lost: lost });
         if lost {
-            let input = arbiter_input(id, Arbiter::silence(call, true));
+            let input = arbiter_input(id, Register::silence(call, true));
             self.after(ms(1_000), Event::Answer { to: from, life, input });
         }
     }

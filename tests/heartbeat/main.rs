@@ -4,6 +4,7 @@
 
 mod namespaces;
 mod node;
+mod word;
 
 mod hostile;
 mod paths;

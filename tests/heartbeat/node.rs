@@ -1,15 +1,12 @@
 //! One node: sends when told, and keeps what it heard.
 
+use crate::word::heartbeat;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
-use twinblock::base::arbiter::InSync;
-use twinblock::base::generation::Generation;
-use twinblock::base::group::{GroupRole, NodeState, Reason, Wish};
-use twinblock::base::heartbeat::{Heartbeat, VolumeWord};
-use twinblock::base::ids::{BootId, Epoch, Incarnation, NodeId};
-use twinblock::base::limits::HEARTBEAT_PATHS_MAX;
+use twinblock::base::heartbeat::Heartbeat;
+use twinblock::base::ids::{Incarnation, NodeId};
 use twinblock::io::clock::now;
 use twinblock::runtime::config::secret::Secret;
 use twinblock::runtime::heartbeat::{Event, HeartbeatSpec, Heartbeats, PathSpec};
@@ -50,33 +47,6 @@ pub fn spec(number: u8, incarnation: u64, paths: &[(SocketAddr, SocketAddr)]) ->
         incarnation: Incarnation(incarnation),
         groups: vec!["web".into(), "mail".into()],
         paths: paths.iter().enumerate().map(path).collect(),
-    }
-}
-
-pub fn heartbeat(number: u8, incarnation: u64, sequence: u64) -> Heartbeat {
-    Heartbeat {
-        node: NodeId(number),
-        incarnation: Incarnation(incarnation),
-        boot: BootId(1),
-        sequence,
-        sent: now(),
-        epoch: Epoch(1),
-        role: GroupRole::Standby,
-        state: NodeState::Normal,
-        reason: Reason::Normal,
-        volume: VolumeWord { generation: Generation { epoch: 1, nonce: 2 }, ..VolumeWord::default() },
-        insync: InSync::BOTH,
-        healthy: true,
-        deactivated: false,
-        wish: Wish::default(),
-        config: 3,
-        version: [0, 1, 0],
-        turn_age: Duration::ZERO,
-        heard: [None; HEARTBEAT_PATHS_MAX],
-        wants_promise: false,
-        promise: None,
-        ask: None,
-        answer: None,
     }
 }
 

@@ -68,12 +68,8 @@ pub struct Device {
     pub id: u32,
     /// What it is doing.
     pub state: DeviceState,
-    /// Process that serves it, or has served it last.
-    pub server: i32,
     /// As it was made: see [`Shape::mark`].
     pub mark: u64,
-    /// Requests it takes at a time.
-    pub depth: u16,
 }
 
 impl Device {
@@ -165,7 +161,7 @@ impl Control {
         }
     }
 
-    /// Opens the server's side, which only one process can have open. Retried while udev makes the node.
+    /// Opens the server's side, which only one process can have open.
     pub fn open_server_side(&self, id: u32) -> io::Result<OwnedFd> {
         let file = OpenOptions::new().read(true).write(true).open(Device::server_path(id))?;
         Ok(file.into())
@@ -223,13 +219,7 @@ impl Control {
             abi::STATE_QUIESCED => DeviceState::Parked,
             _ => DeviceState::Dead,
         };
-        Ok(Some(Device {
-            id,
-            state,
-            server: i32::from_ne_bytes(get(&info, 16)),
-            mark: u64::from_ne_bytes(get(&info, 32)),
-            depth: u16::from_ne_bytes(get(&info, 2)),
-        }))
+        Ok(Some(Device { id, state, mark: u64::from_ne_bytes(get(&info, 32)) }))
     }
 
     /// All devices there are, of whatever server.

@@ -7,8 +7,10 @@
 //! ```
 
 use super::validate::Work;
+use crate::base::ids::BufferId;
 use crate::base::limits::{PIECE_BYTES_MAX, ZERO_BYTES_MAX};
 use crate::base::range::{BLOCK, ByteRange};
+use crate::base::request::Action;
 
 /// One piece of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,19 @@ impl Piece {
                 range.aligned_out().length as usize
             }
             Piece::Zero { .. } | Piece::Flush => 0,
+        }
+    }
+
+    /// What the core is asked for, with the buffer of a piece that needs one.
+    pub fn action(self, buffer: Option<BufferId>) -> Action {
+        let with_buffer = || buffer.expect("a piece with bytes has a buffer");
+        match self {
+            Piece::Read(range) => Action::Read { range, buffer: with_buffer() },
+            Piece::Write { range, fua } | Piece::WriteOfZeroes { range, fua } => {
+                Action::Write { range, buffer: with_buffer(), fua }
+            }
+            Piece::Zero { range, unmap, fua } => Action::Zero { range, unmap, fua },
+            Piece::Flush => Action::Flush,
         }
     }
 }

@@ -63,30 +63,5 @@ impl Mutation {
     ];
 }
 
-/// The rules a core goes by: all of them, but for a mutant.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Rules {
-    #[cfg(feature = "mutants")]
-    broken: Option<Mutation>,
-}
-
-impl Rules {
-    /// All but one.
-    #[cfg(feature = "mutants")]
-    pub fn without(mutation: Mutation) -> Rules {
-        Rules { broken: Some(mutation) }
-    }
-
-    /// Whether this rule is broken on purpose.
-    #[cfg(feature = "mutants")]
-    pub fn broken(&self, mutation: Mutation) -> bool {
-        self.broken == Some(mutation)
-    }
-
-    /// Whether this rule is broken on purpose.
-    #[cfg(not(feature = "mutants"))]
-    #[inline(always)]
-    pub fn broken(&self, _mutation: Mutation) -> bool {
-        false
-    }
-}
+/// The rules a core goes by.
+pub type Rules = crate::base::rules::Rules<Mutation>;

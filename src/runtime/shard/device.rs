@@ -13,7 +13,7 @@ use crate::base::error::RequestError;
 use crate::base::ids::{BufferId, RequestId};
 use crate::base::limits::UBLK_DEPTH;
 use crate::base::range::{BLOCK, ByteRange};
-use crate::base::request::{Action, Outcome, Request};
+use crate::base::request::{Outcome, Request};
 use crate::io::poller::{Interest, Poller};
 use crate::io::pool::{Class, Pool};
 use crate::io::ublk::{self, Queue};
@@ -144,7 +144,7 @@ impl Device {
                     slot.buffer = Some((range, buffer));
                 }
                 self.with_core += 1;
-                host.submit(Request { id, action: action_of(piece, buffer) });
+                host.submit(Request { id, action: piece.action(buffer) });
             }
             self.waiting.pop_front();
             if self.slots[usize::from(tag)].under_way == 0 {
@@ -298,18 +298,6 @@ fn fill(queue: &Queue, tag: u16, piece: Piece, buffer: Option<BufferId>, pool: &
             Ok(())
         }
         Piece::Read(_) | Piece::Zero { .. } | Piece::Flush => Ok(()),
-    }
-}
-
-fn action_of(piece: Piece, buffer: Option<BufferId>) -> Action {
-    let with_buffer = || buffer.expect("a piece with bytes has a buffer");
-    match piece {
-        Piece::Read(range) => Action::Read { range, buffer: with_buffer() },
-        Piece::Write { range, fua } | Piece::WriteOfZeroes { range, fua } => {
-            Action::Write { range, buffer: with_buffer(), fua }
-        }
-        Piece::Zero { range, unmap, fua } => Action::Zero { range, unmap, fua },
-        Piece::Flush => Action::Flush,
     }
 }
 

@@ -4,8 +4,9 @@ use super::super::config::Act;
 use super::super::nemesis::Heal;
 use super::super::node::NAMES;
 use super::super::world::{Event, World};
+use super::choices;
 use std::time::Duration;
-use twinblock::base::group::{NodeState, Reason, StepVerb};
+use twinblock::base::group::{NodeState, Reason};
 use twinblock::base::state::DiskState;
 use twinblock::logic::failover::interface::{Input, Verb};
 
@@ -44,11 +45,11 @@ impl World {
                 Heal::Fence(node)
             }
             Act::StepFails => {
-                self.outside.step_fails[node] = Some(self.some_step());
+                self.outside.step_fails[node] = Some(choices::step(&mut self.random));
                 Heal::Steps(node)
             }
             Act::StepHangs => {
-                self.outside.step_hangs[node] = Some(self.some_step());
+                self.outside.step_hangs[node] = Some(choices::step(&mut self.random));
                 Heal::Steps(node)
             }
             Act::ServiceDown => {
@@ -63,7 +64,11 @@ impl World {
                 self.pause_with_clock(node);
                 Heal::Resume(node)
             }
-            Act::GroupVerb => return self.some_verb(node),
+            Act::GroupVerb => {
+                let verb = choices::verb(&mut self.random);
+                self.ask_group(node, verb);
+                return;
+            }
             Act::GroupForce => {
                 self.ask_group(node, Verb::Start { force: true });
                 return;
@@ -100,28 +105,6 @@ impl World {
             lasting.clock_stood_until = now + permit;
             self.nodes[node].clock.hold(now, false);
         }
-    }
-
-    fn some_step(&mut self) -> (usize, StepVerb) {
-        let index = self.random.below(3) as usize;
-        (index, if self.random.chance(0.5) { StepVerb::Start } else { StepVerb::Stop })
-    }
-
-    fn some_verb(&mut self, node: usize) {
-        let verbs = [
-            Verb::Move { to: None },
-            Verb::Move { to: None },
-            Verb::Fallback,
-            Verb::Recover,
-            Verb::Start { force: false },
-            Verb::StopGroup,
-            Verb::Deactivate,
-            Verb::Activate,
-            Verb::Enable,
-            Verb::Disable,
-        ];
-        let verb = *self.random.pick(&verbs);
-        self.ask_group(node, verb);
     }
 
     /// A fault of the group's own world ends.

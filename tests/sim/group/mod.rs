@@ -5,11 +5,12 @@
 //! |---|---|
 //! | `mod` | the group's thread on one node: inputs, one decision, effects; facts, orders and the permit between the cores |
 //! | `outside`, `register` | heartbeats, the arbiter, the fencing agent, probes, resources |
-//! | `faults` | what goes wrong there, and what operators ask |
+//! | `faults`, `choices` | what goes wrong there, and what operators ask |
 //! | `check` | what must hold over both cores |
 //! | `run`, `mutants`, `stories` | swarms of each mode, proof that broken rules are caught, rows of the fault matrix |
 
 pub mod check;
+pub mod choices;
 pub mod faults;
 #[cfg(feature = "mutants")]
 pub mod mutants;

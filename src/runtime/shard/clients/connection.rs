@@ -11,7 +11,7 @@ use super::socket::{ClientView, DEVICE};
 use crate::base::ids::BufferId;
 use crate::base::limits::{NBD_STAGING_BYTES, NBD_TURN_BYTES_MAX, NBD_UNSENT_BYTES_MAX};
 use crate::base::range::{BLOCK, ByteRange};
-use crate::base::request::{Action, Outcome, Request};
+use crate::base::request::{Outcome, Request};
 use crate::base::time::Moment;
 use crate::io::poller::Interest;
 use crate::io::pool::{Class, Pool};
@@ -403,18 +403,9 @@ fn submit<H: Host>(
     buffer: Option<BufferId>,
     means: &mut Means<'_, H>,
 ) {
-    let with_buffer = || buffer.expect("a piece with bytes has a buffer");
-    let action = match piece {
-        Piece::Read(range) => Action::Read { range, buffer: with_buffer() },
-        Piece::Write { range, fua } | Piece::WriteOfZeroes { range, fua } => {
-            Action::Write { range, buffer: with_buffer(), fua }
-        }
-        Piece::Zero { range, unmap, fua } => Action::Zero { range, unmap, fua },
-        Piece::Flush => Action::Flush,
-    };
     let ours = matches!(piece, Piece::Read(_));
     let id = means.pieces.add(InFlight { connection, job, piece, buffer: buffer.filter(|_| ours) });
-    means.host.submit(Request { id, action });
+    means.host.submit(Request { id, action: piece.action(buffer) });
 }
 
 /// Allocates a buffer for each of the pieces, or none at all.
