@@ -43,6 +43,11 @@ pub enum Command {
     },
     /// Give up the local disk in an orderly way; the peer serves.
     Detach,
+    /// Make the volume larger while it is in use.
+    Resize {
+        /// Its new size in bytes; `None` for as much as both disks hold.
+        bytes: Option<u64>,
+    },
 }
 
 /// The answer to a command.

@@ -121,8 +121,9 @@ pub const DEVICE_RETRY_MIN: Duration = Duration::from_secs(1);
 pub const DEVICE_RETRY_MAX: Duration = Duration::from_secs(30);
 /// Time a block device of the NBD client has to end after it was told.
 pub const DEVICE_STOP_TIME_MAX: Duration = Duration::from_secs(30);
-/// Connections of a block device of the NBD client: one queue of the kernel each.
-pub const NBD_DEVICE_CONNECTIONS: usize = 2;
+/// Time after which the NBD client looks whether a request was lost with its connection, and asks it again on the new one
+/// (kernel-notes/0011). Until then whoever waits for it goes on waiting, so it is short.
+pub const NBD_DEVICE_LOST_AFTER: Duration = Duration::from_secs(3);
 /// How long the users of such a device wait for a daemon that has gone, before they get errors: longer than a restart of
 /// the server, which ends them anyway.
 pub const NBD_DEVICE_DEAD_TIME: Duration = Duration::from_secs(24 * 3600);

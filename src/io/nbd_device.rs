@@ -4,12 +4,13 @@
 //! for as long as the dead-connection time says, and only new sockets for dead ones with the right backend identifier are
 //! taken.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,8 +77,11 @@ impl NbdDriver {
         Ok(driver)
     }
 
-    /// Makes a free device of connected, negotiated sockets; its number. The sockets may be closed here afterwards.
-    pub fn connect(&mut self, shape: &Shape<'_>, sockets: &[OwnedFd]) -> io::Result<u32> {
+    /// Makes a free device of a connected, negotiated socket; its number. The socket may be closed here afterwards.
+    ///
+    /// One only: with more, the client gives a connection up whose server is slow for once, and asks again on the next
+    /// one what the server still has (kernel-notes/0011).
+    pub fn connect(&mut self, shape: &Shape<'_>, socket: BorrowedFd<'_>) -> io::Result<u32> {
         let mut attributes = Attributes::default();
         attributes.add(ATTRIBUTE_SIZE, &shape.size_bytes.to_ne_bytes());
         attributes.add(ATTRIBUTE_BLOCK_SIZE, &shape.block_bytes.to_ne_bytes());
@@ -86,21 +90,21 @@ impl NbdDriver {
         attributes.add(ATTRIBUTE_SERVER_FLAGS, &u64::from(shape.flags).to_ne_bytes());
         attributes.add(ATTRIBUTE_DEAD_CONNECTION, &shape.dead_connection.as_secs().max(1).to_ne_bytes());
         attributes.backend(shape.backend);
-        attributes.sockets(sockets);
+        attributes.socket(socket);
         let answer = self.call(COMMAND_CONNECT, attributes)?;
         let index = attribute(&answer, ATTRIBUTE_INDEX).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
         index.ok_or_else(|| io::Error::other("the kernel names no number of the device"))
     }
 
-    /// Gives a device new sockets for its dead ones. `InvalidInput`: it belongs to another backend.
-    pub fn reconnect(&mut self, index: u32, shape: &Shape<'_>, sockets: &[OwnedFd]) -> io::Result<()> {
+    /// Gives a device a new socket for its dead one. `InvalidInput`: it belongs to another backend.
+    pub fn reconnect(&mut self, index: u32, shape: &Shape<'_>, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut attributes = Attributes::default();
         attributes.add(ATTRIBUTE_INDEX, &index.to_ne_bytes());
         attributes.add(ATTRIBUTE_SIZE, &shape.size_bytes.to_ne_bytes());
         attributes.add(ATTRIBUTE_DEAD_CONNECTION, &shape.dead_connection.as_secs().max(1).to_ne_bytes());
         attributes.backend(shape.backend);
-        if !sockets.is_empty() {
-            attributes.sockets(sockets);
+        if let Some(socket) = socket {
+            attributes.socket(socket);
         }
         self.call(COMMAND_RECONFIGURE, attributes).map(drop)
     }
@@ -155,6 +159,19 @@ pub fn device_path(index: u32) -> PathBuf {
     format!("/dev/nbd{index}").into()
 }
 
+/// Sets the time after which the client looks whether a request was lost with its connection.
+pub fn look_for_lost_after(index: u32, time: Duration) -> io::Result<()> {
+    std::fs::write(format!("/sys/block/nbd{index}/queue/io_timeout"), time.as_millis().to_string())
+}
+
+/// Whether the other end of a socket has gone.
+pub fn is_severed(socket: BorrowedFd<'_>) -> bool {
+    let mut watched = [PollFd::new(socket, PollFlags::empty())];
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+    poll(&mut watched, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+        && watched[0].revents().is_some_and(|seen| seen.intersects(gone))
+}
+
 /// Whether a device has a client.
 pub fn is_connected(index: u32) -> bool {
     PathBuf::from(format!("/sys/block/nbd{index}/pid")).exists()
@@ -194,13 +211,10 @@ impl Attributes {
         self.add(ATTRIBUTE_BACKEND, &[backend.as_bytes(), &[0]].concat());
     }
 
-    fn sockets(&mut self, sockets: &[OwnedFd]) {
-        let mut items = Attributes::default();
-        for socket in sockets {
-            let mut item = Attributes::default();
-            item.add(SOCKET_FD, &(socket.as_raw_fd() as u32).to_ne_bytes());
-            items.add(SOCKET_ITEM | NESTED, &item.bytes);
-        }
+    fn socket(&mut self, socket: BorrowedFd<'_>) {
+        let (mut item, mut items) = (Attributes::default(), Attributes::default());
+        item.add(SOCKET_FD, &(socket.as_raw_fd() as u32).to_ne_bytes());
+        items.add(SOCKET_ITEM | NESTED, &item.bytes);
         self.add(ATTRIBUTE_SOCKETS | NESTED, &items.bytes);
     }
 }
@@ -267,6 +281,15 @@ mod tests {
         for cut in 0..attributes.bytes.len() {
             assert_eq!(attribute(&attributes.bytes[..cut], ATTRIBUTE_INDEX), None);
         }
+    }
+
+    #[test]
+    fn a_socket_is_severed_once_its_other_end_is_closed() {
+        use std::os::fd::AsFd;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(!is_severed(ours.as_fd()));
+        drop(theirs);
+        assert!(is_severed(ours.as_fd()));
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub fn event(volume: &str, group: Option<&str>, note: &Note) -> Option<New> {
         Note::DiskChanged { .. } => "disk",
         Note::ResyncBegan { .. } | Note::Joined { .. } => "resync",
         Note::Verified { .. } => "verify",
+        Note::Grown { .. } => "grown",
         Note::Held { .. } => "volume-held",
         Note::ArchiveFailed { .. } => "archive-failed",
         _ => return None,
@@ -46,6 +47,7 @@ pub fn event(volume: &str, group: Option<&str>, note: &Note) -> Option<New> {
 /// The words for a note.
 pub fn line(note: &Note) -> Line {
     let (level, words) = match note {
+        Note::Grown { bytes } => (Level::INFO, format!("the volume has {} now", show_size(*bytes))),
         Note::SessionBegan => (Level::INFO, "the link to the peer is up".to_string()),
         Note::SessionEnded { reason } => (Level::WARN, format!("the link to the peer is down: {reason}")),
         Note::Decided { rule, plan } => (Level::INFO, format!("handshake: {plan} (rule {rule})")),

@@ -2,6 +2,7 @@
 //! Faults are the simulator's business (`tests/sim`); here each story is a page.
 
 mod group;
+mod grow;
 mod world;
 
 use twinblock::base::command::{Command, CommandOutcome};

@@ -48,6 +48,10 @@ pub struct Node {
     outcomes: BTreeMap<CommandId, CommandOutcome>,
     /// Every write of the data disk fails.
     pub broken: bool,
+    /// How many more records its disk takes; those after that are lost with the power. `None`: all.
+    pub records_left: Option<u32>,
+    /// Every record fails.
+    pub records_fail: bool,
     /// Reads of clients are answered only by [`Pair::finish_slow`].
     pub slow: bool,
     owed: Vec<OpId>,
@@ -81,12 +85,24 @@ impl Node {
             replies: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             broken: false,
+            records_left: None,
+            records_fail: false,
             slow: false,
             owed: Vec::new(),
             stopped: false,
             exclusion,
             orders: BTreeMap::new(),
         }
+    }
+
+    /// A disk with room for twice the volume, which has its size already; what is in the rest, nobody knows.
+    pub fn with_room(node: u8, device: u128) -> Node {
+        let mut node = Node::new(node, device);
+        let filling = device as u8;
+        node.disk.resize(2 * BLOCKS * BLOCK as usize, filling);
+        node.loaded.capacity_bytes *= 2;
+        node.loaded.superblock.committed_bytes = BLOCKS as u64 * BLOCK;
+        node
     }
 
     fn buffer(&mut self, bytes: Vec<u8>) -> BufferId {
@@ -210,7 +226,12 @@ impl Pair {
         match effect {
             Effect::Disk { op, io: DiskIo::Read { .. } } if me.slow => me.owed.push(op),
             Effect::Disk { op, io } => answers.push(Input::DiskDone { op, result: me.io(io) }),
+            Effect::Persist { .. } if me.records_left == Some(0) => {}
+            Effect::Persist { op, .. } if me.records_fail => {
+                answers.push(Input::Persisted { op, result: Err(DiskError::Failed(5)) });
+            }
             Effect::Persist { op, record } => {
+                me.records_left = me.records_left.map(|left| left - 1);
                 me.record(record);
                 answers.push(Input::Persisted { op, result: Ok(()) });
             }
@@ -318,6 +339,17 @@ impl Pair {
         self.deliver();
     }
 
+    /// Gives a command without waiting for its end.
+    pub fn begin_command(&mut self, node: usize, command: Command) {
+        let id = CommandId(self.number());
+        self.give(node, Input::Command { id, command });
+    }
+
+    /// The size that clients of a node have, if it serves.
+    pub fn served_bytes(&self, node: usize) -> Option<u64> {
+        self.nodes[node].core.serving().map(|serving| serving.size_bytes)
+    }
+
     /// Hands in a piece without waiting for its end.
     pub fn begin(&mut self, node: usize, action: Action) -> RequestId {
         let id = RequestId(self.number());
@@ -422,6 +454,7 @@ impl Pair {
         self.nodes[node].core =
             start(node as u8, self.nodes[node].exclusion, self.nodes[node].loaded.clone(), incarnation);
 
+        self.nodes[node].records_left = None;
         self.nodes[node].stopped = false;
         self.down[node] = false;
         self.run();

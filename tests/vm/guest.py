@@ -5,6 +5,7 @@ Two servers are two network namespaces with a daemon and a RAM disk each. A scen
 begins with `scenario_`; it raises when something is wrong. Prints a line with the result and the time of each.
 """
 
+import json
 import pathlib
 import sys
 import time
@@ -12,10 +13,12 @@ import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
+import beside  # noqa: E402
 import devices  # noqa: E402
+import groups  # noqa: E402
 from pair import kernel_errors, pairs, reset  # noqa: E402
 
-MODULES = [devices]
+MODULES = [devices, groups, beside]
 
 
 def scenarios():
@@ -31,7 +34,9 @@ def main(names):
     known = scenarios()
     if names == ["--list"]:
         for name, function in known.items():
-            print(f"{name:36} {(function.__doc__ or '').splitlines()[0]}")
+            wants = {"kernel": "6.12", "memory": "3G", "disks": 0, "disk_size": 0, "quick": False}
+            wants.update({key: getattr(function, key) for key in wants if hasattr(function, key)})
+            print(json.dumps({"name": name, "about": (function.__doc__ or "").splitlines()[0], **wants}))
         return 0
     unknown = [name for name in names if name not in known]
     if unknown:

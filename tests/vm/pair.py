@@ -72,16 +72,21 @@ class Server:
 
 
 class Pair:
-    """Two servers and one volume, `alpha` its primary unless told otherwise."""
+    """Two servers and one volume, `alpha` its primary unless told otherwise. Its disks are RAM disks, or those given."""
 
     NODES = ("alpha", "beta")
 
-    def __init__(self, size_mib=192, volume="", sections="", promote=True):
+    def __init__(self, size_mib=192, volume="", sections="", promote=True, disks=None):
         pairs.append(self)
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir(parents=True)
-        run("modprobe", "brd", "rd_nr=4", f"rd_size={size_mib << 10}")
-        self.disks = {"alpha": "/dev/ram0", "beta": "/dev/ram1"}
+        if not disks:
+            run("modprobe", "brd", "rd_nr=4", f"rd_size={size_mib << 10}")
+        elif disks == "files":
+            for node in self.NODES:
+                run("truncate", "-s", size_mib * MIB, FOLDER / node)
+            disks = [FOLDER / node for node in self.NODES]
+        self.disks = dict(zip(self.NODES, disks or ("/dev/ram0", "/dev/ram1")))
         self.servers = {node: Server(node, address) for node, address in zip(self.NODES, ("10.9.0.1", "10.9.0.2"))}
         self.alpha, self.beta = self.servers["alpha"], self.servers["beta"]
         run("ip", "link", "add", "m-alpha", "netns", self.alpha.holder.pid, "type", "veth", "peer", "name", "m-beta",
@@ -89,14 +94,12 @@ class Pair:
         for node, server in self.servers.items():
             server.run("ip", "address", "add", server.address + "/24", "dev", "m-" + node)
             server.run("ip", "link", "set", "m-" + node, "up")
-        nodes = "".join(
+        self.nodes = "".join(
             f'[[node]]\nname = "{node}"\nmirror = ["{server.address}:7101"]\nheartbeat = ["{server.address}:7201"]\n'
             f'control = "{FOLDER}/{node}.sock"\nstate_dir = "{FOLDER}/{node}.d"\n'
             for node, server in self.servers.items())
-        places = "".join(f'[volume.on.{node}]\ndisk = "{self.disks[node]}"\n' for node in self.NODES)
-        self.config = FOLDER / "pair.toml"
-        self.config.write_text('cluster = "vm"\nsecret_file = "secret"\n' + nodes +
-                               f'[[volume]]\nname = "vol0"\n{volume}{places}{sections}')
+        self.config, self.volume = FOLDER / "pair.toml", volume
+        self.configure(sections)
         secret = FOLDER / "secret"
         secret.touch(mode=0o600)
         secret.write_text("0123456789abcdef0123456789abcdef0123456789abcdef\n")
@@ -107,6 +110,12 @@ class Pair:
         if promote:
             self.verb("alpha", "promote", "vol0")
             self.in_sync("alpha")
+
+    def configure(self, sections=""):
+        """Writes the configuration; daemons read it when they start."""
+        places = "".join(f'[volume.on.{node}]\ndisk = "{self.disks[node]}"\n' for node in self.NODES)
+        self.config.write_text('cluster = "vm"\nsecret_file = "secret"\n' + self.nodes +
+                               f'[[volume]]\nname = "vol0"\n{self.volume}{places}{sections}')
 
     def words(self, node, *words):
         return [BINARY, "-c", self.config, "--node", node, *words]

@@ -93,6 +93,13 @@ pub struct ControlError {
     pub error: io::Error,
 }
 
+impl ControlError {
+    /// Whether the driver of this kernel is too old to know the command. (Some versions look for a device first.)
+    fn is_unknown_command(&self) -> bool {
+        matches!(self.error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENODEV | libc::ENOTTY))
+    }
+}
+
 impl fmt::Display for ControlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.doing, self.error)
@@ -125,8 +132,12 @@ impl Control {
         let device = options.map_err(failed("opening /dev/ublk-control"))?;
         let ring = IoUring::builder().build(4).map_err(failed("making an io_uring with large entries"))?;
         let mut control = Control { ring, device, features: Features(0) };
-        let answer = control.call("asking for the driver's features", abi::GET_FEATURES, 0, vec![0; 8], 0)?;
-        control.features = Features(u64::from_ne_bytes(get(&answer, 0)));
+        control.features = match control.call("asking for the driver's features", abi::GET_FEATURES, 0, vec![0; 8], 0) {
+            Ok(answer) => Features(u64::from_ne_bytes(get(&answer, 0))),
+            // Before 6.5 nobody could ask, and what is needed was not there.
+            Err(error) if error.is_unknown_command() => Features(0),
+            Err(error) => return Err(error),
+        };
         Ok(control)
     }
 

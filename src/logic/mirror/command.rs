@@ -11,6 +11,7 @@
 
 use super::core::{After, Mirror, Op};
 use super::door::Purpose;
+use super::grow::Growth;
 use super::interface::{Effect, Note, Order};
 use super::leave::{Demotion, Stopping};
 use super::session::Phase;
@@ -26,6 +27,7 @@ pub(super) struct Pending {
     pub(super) resync_paused: bool,
     promotion: Option<Promotion>,
     pub(super) demotion: Option<Demotion>,
+    pub(super) growth: Option<Growth>,
     pub(super) stopping: Option<Stopping>,
 }
 
@@ -75,6 +77,7 @@ impl Mirror {
             Command::ResumeResync => self.pause_wanted(id, false, out),
             Command::Verify { repair } => self.start_verify(id, repair, out),
             Command::Detach => self.detach(id, out),
+            Command::Resize { bytes } => self.grow(id, bytes, out),
         }
     }
 

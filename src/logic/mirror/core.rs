@@ -23,6 +23,7 @@ use super::command::Pending;
 use super::door::Door;
 use super::exclusion::Word;
 use super::flush::{Flushes, Flushing};
+use super::grow::Growth;
 use super::handshake;
 use super::housekeeping::Timers;
 use super::intents::Intents;
@@ -204,6 +205,8 @@ pub(super) enum After {
     TargetJoined,
     /// Connect again: the operator's wish is durable.
     Wish,
+    /// The volume has its new size.
+    Grown,
     /// Stopped in order.
     Stopped,
 }
@@ -383,7 +386,8 @@ impl Mirror {
     pub fn serving(&self) -> Option<Serving> {
         let durable = !self.door.is_taking_over();
         let serves = self.role == Role::Primary && durable && self.pending.lets_clients_in();
-        let size_bytes = self.superblock.committed_bytes;
+        let committed = self.superblock.committed_bytes;
+        let size_bytes = self.pending.growth.as_ref().map_or(committed, Growth::from_bytes);
         (serves && size_bytes > 0).then_some(Serving { size_bytes, cache_epoch: self.superblock.cache_epoch })
     }
 
@@ -459,6 +463,7 @@ impl Mirror {
             After::SourceJoined => self.source_joined(out),
             After::TargetJoined => self.target_joined(out),
             After::Wish => self.reconnect("the operator asked for it", out),
+            After::Grown => self.grown(out),
             After::Stopped => self.stopped(out),
         }
         // A session that came meanwhile waited for this.

@@ -61,6 +61,7 @@ impl Mirror {
             self.promotion_unknown(out);
         }
         self.promotion_failed("the local disk failed", out);
+        self.growth_fails("the local disk failed", out);
         let needs_disk = |order| !matches!(order, Order::Quiesce | Order::Demote);
         self.order_ended(needs_disk, Err("the local disk failed"), out);
         if self.role == Role::Primary && self.session.is_none() {

@@ -423,6 +423,11 @@ pub struct Serving {
 /// Things worth telling: typed here, turned into log lines and events in one place of the runtime.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Note {
+    /// The volume has grown.
+    Grown {
+        /// Its size in bytes now.
+        bytes: u64,
+    },
     /// A session began.
     SessionBegan,
     /// A session ended.

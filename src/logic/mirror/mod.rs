@@ -20,6 +20,7 @@ mod door;
 mod exclusion;
 mod failure;
 mod flush;
+mod grow;
 mod housekeeping;
 mod leave;
 mod meeting;

@@ -309,6 +309,9 @@ impl Mirror {
         let sequence = self.snapshots;
         let op = self.op(Op::Snapshot(sequence));
         let mut dirty = self.marks.dirty.clone();
+        if let Some(growth) = &self.pending.growth {
+            dirty.insert_range(growth.blocks());
+        }
         // What the peer has and may yet lose is no mark of ours any more, and no other record need cover it (rule R2).
         let mut suspect = &(&self.marks.suspect | &self.marks.intents) | &self.unstable.all();
         dirty.optimize();
@@ -316,8 +319,14 @@ impl Mirror {
         out.push(Effect::Persist { op, record: Record::Snapshot { sequence, dirty, suspect } });
     }
 
+    /// Number of the next snapshot.
+    pub(super) fn next_snapshot(&self) -> u64 {
+        self.snapshots + 1
+    }
+
     pub(super) fn snapshot_written(&mut self, sequence: u64, out: &mut Vec<Effect>) {
         self.timers.snapshot_taken(self.now);
+        self.growth_snapshot_written(sequence, out);
         // A join that came in between has no marks to name any more.
         let wanted = !self.is_joined() || !self.marks.is_empty();
         if wanted {

@@ -108,6 +108,15 @@ pub enum Verb {
         /// Name of the volume.
         volume: String,
     },
+    /// Make a volume larger while it is in use: once both disks are, by `replace-disk`. Clients see it when they connect again,
+    /// a block device at once.
+    Resize {
+        /// Name of the volume.
+        volume: String,
+        /// Its new size (bytes, KiB, MiB, GiB, TiB); without it, as much as both disks hold.
+        #[arg(long, value_parser = units::parse_size)]
+        size: Option<u64>,
+    },
     /// Give up this node's disk in order; the peer serves until `attach`.
     Detach {
         /// Name of the volume.

@@ -74,6 +74,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Verb::Connect { volume } => verbs::plain(&file()?, verbs::Plain::Connect, volume),
         Verb::Disconnect { volume } => verbs::plain(&file()?, verbs::Plain::Disconnect, volume),
         Verb::Attach { volume } => verbs::plain(&file()?, verbs::Plain::Attach, volume),
+        Verb::Resize { volume, size } => verbs::resize(&file()?, volume, *size),
         Verb::Detach { volume } => verbs::plain(&file()?, verbs::Plain::Detach, volume),
         Verb::ReplaceDisk(options) => verbs::replace_disk(&file()?, options, yes),
         Verb::Reload => configuration::reload(&file()?),

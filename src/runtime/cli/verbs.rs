@@ -139,6 +139,14 @@ pub fn replace_disk(config: &Config, options: &ReplaceDisk, yes: bool) -> Result
     }
 }
 
+/// `resize`.
+pub fn resize(config: &Config, name: &str, bytes: Option<u64>) -> Result<Exit, Failure> {
+    known_volume(config, name)?;
+    let mut session = Session::open(config)?;
+    let outcome = command_when_connected(&mut session, name, Command::Resize { bytes }, CONNECT_TIME_MAX)?;
+    report(config, name, outcome)
+}
+
 /// `verify`.
 pub fn verify(config: &Config, name: &str, repair: bool, wait: bool) -> Result<Exit, Failure> {
     known_volume(config, name)?;

@@ -199,9 +199,9 @@ fn on_event(daemon: &Rc<Daemon>, name: &str, event: ShardEvent) -> Option<String
                 device.serving(serving);
             }
         }
-        ShardEvent::DeviceEnded => {
+        ShardEvent::DeviceEnded { opening } => {
             if let Some(device) = &volume.device {
-                device.ended();
+                device.ended(opening);
             }
         }
         ShardEvent::Stopped => volume.ended.set(true),

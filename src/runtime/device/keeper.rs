@@ -1,6 +1,6 @@
 //! Keeps a volume's block device as what is served wants it.
 
-use super::kind::{Kind, Left};
+use super::kind::{Condition, Kind, Left};
 use super::nbd::Nbd;
 use super::ublk::Ublk;
 use super::{DeviceState, DeviceView, FrontEnd, link, users_of};
@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Time between two looks at what keeps a parked device from being served.
-const PARKED_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two looks at a device, and at what keeps a parked one from being served.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a keeper is made of.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Keeper {
 #[derive(Debug)]
 enum Order {
     Serving(Option<Serving>),
-    Ended,
+    Ended { opening: u64 },
     Leave(oneshot::Sender<()>),
 }
 
@@ -76,9 +76,9 @@ impl Keeper {
         self.order(Order::Serving(serving));
     }
 
-    /// The shard has closed the device.
-    pub fn ended(&self) {
-        self.order(Order::Ended);
+    /// The shard has closed the device of that opening.
+    pub fn ended(&self, opening: u64) {
+        self.order(Order::Ended { opening });
     }
 
     /// The device as it is.
@@ -136,7 +136,7 @@ impl Worker {
             let failed = self.wanted.is_some() && self.live.is_none();
             let wait = match () {
                 () if failed => self.retry,
-                () if self.parked.is_some() => PARKED_INTERVAL,
+                () if self.parked.is_some() || self.live.is_some() => LOOK_INTERVAL,
                 () => Duration::MAX,
             };
             // A moment too far away for the channel to wait for is none.
@@ -146,7 +146,7 @@ impl Worker {
             };
             match order {
                 Ok(order) => self.take(order),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if let Some(asker) = self.leaving.take() {
@@ -169,16 +169,40 @@ impl Worker {
                 self.wanted = serving;
                 self.retry = DEVICE_RETRY_MIN;
             }
-            // Our own end of it was awaited; somebody used the driver's own tools.
-            Order::Ended => {
-                if let Some(live) = self.live.take() {
-                    let device = live.path();
-                    tracing::error!(volume = self.config.volume, "{} was stopped by somebody else", device.display());
-                    self.end(live);
+            // What we ended ourselves is not there any more, or another one is.
+            Order::Ended { opening } => {
+                if let Some(live) = self.live.take_if(|live| live.kind.opening() == Some(opening)) {
+                    self.ended(live);
                 }
             }
             Order::Leave(asker) => self.leaving = Some(asker),
         }
+    }
+
+    /// Looks at the device, for what nobody tells.
+    fn look(&mut self) {
+        let Some(mut live) = self.live.take() else { return };
+        let device = live.path();
+        match live.kind.condition(live.id) {
+            Condition::Served => {}
+            Condition::Ended => return self.ended(live),
+            Condition::Severed => match live.kind.take_over(live.id, live.serving) {
+                Ok(true) => {
+                    tracing::warn!(volume = self.config.volume, "{} was cut off, and goes on", device.display());
+                    self.told = None;
+                    self.show(DeviceState::Live, Some(device));
+                }
+                Ok(false) => return self.ended(live),
+                Err(trouble) => self.show_trouble(format!("{} is cut off: {trouble}", device.display())),
+            },
+        }
+        self.live = Some(live);
+    }
+
+    /// Somebody used the driver's own tools.
+    fn ended(&mut self, live: Live) {
+        tracing::error!(volume = self.config.volume, "{} was stopped by somebody else", live.path().display());
+        self.end(live);
     }
 
     fn reconcile(&mut self) -> Result<(), String> {
@@ -383,4 +407,127 @@ impl Worker {
 fn lock(shown: &Mutex<DeviceView>) -> MutexGuard<'_, DeviceView> {
     // A poisoned lock only means that a reader panicked.
     shown.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kind::Left;
+    use super::*;
+    use crate::base::ids::{BootId, Incarnation, NodeId};
+    use crate::io::archive::Place;
+    use crate::io::disk::volume_uuid;
+    use crate::io::ring::Choice;
+    use crate::logic::mirror::interface::{Identity, Settings};
+    use crate::runtime::config::settings::VolumeSettings;
+    use crate::runtime::shard::ShardConfig;
+    use std::path::Path;
+
+    type Asked = Arc<Mutex<Vec<&'static str>>>;
+
+    /// A device that only remembers what was asked of it.
+    struct Pretended {
+        opening: u64,
+        asked: Asked,
+    }
+
+    impl Kind for Pretended {
+        fn path(&self, id: u32) -> PathBuf {
+            format!("/dev/no-such-device-{id}").into()
+        }
+
+        fn left(&mut self) -> Vec<Left> {
+            Vec::new()
+        }
+
+        fn make(&mut self, _: Serving) -> Result<u32, String> {
+            Err("not asked for".into())
+        }
+
+        fn take_over(&mut self, _: u32, _: Serving) -> Result<bool, String> {
+            Ok(false)
+        }
+
+        fn opening(&self) -> Option<u64> {
+            Some(self.opening)
+        }
+
+        fn resize(&mut self, _: u32, _: u64) -> Result<(), String> {
+            self.asked.lock().unwrap().push("resize");
+            Ok(())
+        }
+
+        fn remove(&mut self, _: u32) -> Result<(), String> {
+            self.asked.lock().unwrap().push("remove");
+            Ok(())
+        }
+    }
+
+    const SERVING: Serving = Serving { size_bytes: 1 << 20, cache_epoch: 7 };
+
+    /// A keeper's worker whose device was opened for the `opening`th time.
+    fn worker(folder: &Path, opening: u64) -> (Worker, Asked) {
+        let (events, _) = tokio::sync::mpsc::unbounded_channel();
+        let shard = ShardHandle::spawn(ShardConfig {
+            settings: Settings::usual(NodeId(0), volume_uuid("lab", "vol0")),
+            identity: Identity { incarnation: Incarnation(1), boot: BootId(1), seed: 1 },
+            disk: None,
+            disk_reason: Some("left out by the test".into()),
+            listeners: Vec::new(),
+            client_times: VolumeSettings::default().client_times(),
+            events,
+            disk_engine: Choice::Automatic,
+            archive: Place { directory: folder.join("archive"), bytes_max: 1 << 20 },
+            reserves_memory: false,
+        });
+        let link = folder.join("vol0");
+        let config = KeeperConfig {
+            volume: "vol0".into(),
+            identity: "lab/vol0/0".into(),
+            front_end: FrontEnd::Ublk,
+            link: link.clone(),
+            in_group: false,
+            shard: shard.unwrap(),
+        };
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let kind = Box::new(Pretended { opening, asked: asked.clone() });
+        let view = DeviceView { state: DeviceState::Live, link, device: None, trouble: None };
+        let worker = Worker {
+            config,
+            orders: channel().1,
+            shown: Arc::new(Mutex::new(view)),
+            wanted: Some(SERVING),
+            live: Some(Live { kind, id: 0, serving: SERVING }),
+            parked: None,
+            leaving: None,
+            retry: DEVICE_RETRY_MIN,
+            told: None,
+        };
+        (worker, asked)
+    }
+
+    #[test]
+    fn the_late_end_of_a_device_does_not_take_down_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut worker, asked) = worker(folder.path(), 2);
+        worker.take(Order::Ended { opening: 1 });
+        assert!(worker.live.is_some() && asked.lock().unwrap().is_empty());
+        worker.take(Order::Ended { opening: 2 });
+        assert!(worker.live.is_none());
+        assert_eq!(*asked.lock().unwrap(), ["remove"]);
+        worker.config.shard.stop();
+    }
+
+    #[test]
+    fn a_volume_that_has_grown_keeps_its_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut worker, asked) = worker(folder.path(), 1);
+        worker.take(Order::Serving(Some(SERVING)));
+        worker.reconcile().unwrap();
+        assert!(asked.lock().unwrap().is_empty());
+        worker.take(Order::Serving(Some(Serving { size_bytes: 2 << 20, ..SERVING })));
+        worker.reconcile().unwrap();
+        assert_eq!(*asked.lock().unwrap(), ["resize"]);
+        assert!(worker.live.is_some());
+        worker.config.shard.stop();
+    }
 }

@@ -12,6 +12,17 @@ pub(super) struct Left {
     pub is_used: bool,
 }
 
+/// How a device that is served is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// As it was left.
+    Served,
+    /// What leads to the volume's thread is cut: it can go on as after a restart.
+    Severed,
+    /// Somebody ended it with other tools.
+    Ended,
+}
+
 /// A way to have a block device. Everything blocks. Errors are sentences: what failed, why, and what to do next.
 pub(super) trait Kind: Send {
     /// Where the users of a device find it.
@@ -26,6 +37,16 @@ pub(super) trait Kind: Send {
     /// Goes on with one that was left: what its users have under way is asked again. False when they may have lost writes
     /// since: then it can't go on.
     fn take_over(&mut self, id: u32, serving: Serving) -> Result<bool, String>;
+
+    /// By which opening the volume's thread serves the device, where it is told when that ends.
+    fn opening(&self) -> Option<u64> {
+        None
+    }
+
+    /// How the device is, where nobody is told.
+    fn condition(&self, _id: u32) -> Condition {
+        Condition::Served
+    }
 
     /// The volume has another size.
     fn resize(&mut self, id: u32, size_bytes: u64) -> Result<(), String>;

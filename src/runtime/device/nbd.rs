@@ -1,13 +1,15 @@
 //! A volume as a device of the kernel's NBD client, whose sockets lead back to the volume's thread.
 
 use super::handshake::{Export, negotiate};
-use super::kind::{Kind, Left, load_module};
-use crate::base::limits::{DEVICE_STOP_TIME_MAX, NBD_DEVICE_CONNECTIONS, NBD_DEVICE_DEAD_TIME};
-use crate::io::nbd_device::{NbdDriver, Shape, backend_of, device_path, devices_of, is_connected};
+use super::kind::{Condition, Kind, Left, load_module};
+use crate::base::limits::{DEVICE_STOP_TIME_MAX, NBD_DEVICE_DEAD_TIME, NBD_DEVICE_LOST_AFTER};
+use crate::io::nbd_device::{
+    NbdDriver, Shape, backend_of, device_path, devices_of, is_connected, is_severed, look_for_lost_after,
+};
 use crate::logic::mirror::interface::Serving;
 use crate::runtime::shard::ShardHandle;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -26,6 +28,8 @@ pub(super) struct Nbd {
     backend: String,
     volume: String,
     shard: ShardHandle,
+    /// Our copy of the socket the kernel has, which tells when it is cut.
+    socket: Option<UnixStream>,
 }
 
 impl Nbd {
@@ -44,27 +48,32 @@ impl Nbd {
             _ => format!("the kernel's NBD client can't be reached: {error}"),
         })?;
         let backend = format!("twinblock/{identity}");
-        Ok(Nbd { driver, backend, volume: volume.to_owned(), shard: shard.clone() })
+        Ok(Nbd { driver, backend, volume: volume.to_owned(), shard: shard.clone(), socket: None })
     }
 
     fn backend(&self, serving: Serving) -> String {
         format!("{}@{}", self.backend, serving.cache_epoch)
     }
 
-    /// Connected sockets that have chosen the export, and what was agreed.
-    fn sockets(&self) -> Result<(Vec<OwnedFd>, Export), String> {
+    /// A connected socket that has chosen the export, and what was agreed.
+    fn socket(&self) -> Result<(UnixStream, Export), String> {
         let failed = |error: io::Error| format!("the volume's thread can't be connected to: {error}");
-        let mut sockets = Vec::new();
-        loop {
-            let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
-            self.shard.adopt_device(theirs);
-            ours.set_read_timeout(Some(HANDSHAKE_TIME_MAX)).map_err(failed)?;
-            let export = negotiate(&mut ours, &self.volume).map_err(failed)?;
-            ours.set_read_timeout(None).map_err(failed)?;
-            sockets.push(ours.into());
-            if sockets.len() == NBD_DEVICE_CONNECTIONS {
-                return Ok((sockets, export));
-            }
+        let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+        self.shard.adopt_device(theirs);
+        ours.set_read_timeout(Some(HANDSHAKE_TIME_MAX)).map_err(failed)?;
+        let export = negotiate(&mut ours, &self.volume).map_err(failed)?;
+        ours.set_read_timeout(None).map_err(failed)?;
+        Ok((ours, export))
+    }
+
+    /// A device goes on with this socket.
+    fn began(&mut self, id: u32, socket: UnixStream) {
+        self.socket = Some(socket);
+        if let Err(error) = look_for_lost_after(id, NBD_DEVICE_LOST_AFTER) {
+            tracing::warn!(
+                "{}: after a restart of the daemon its users may wait 30 s: {error}",
+                device_path(id).display()
+            );
         }
     }
 
@@ -104,10 +113,12 @@ impl Kind for Nbd {
     }
 
     fn make(&mut self, serving: Serving) -> Result<u32, String> {
-        let (sockets, export) = self.sockets()?;
+        let (socket, export) = self.socket()?;
         let backend = self.backend(serving);
-        let made = self.driver.connect(&shape(export, &backend), &sockets);
-        made.map_err(|error| self.failed("connecting an NBD device", &error))
+        let made = self.driver.connect(&shape(export, &backend), socket.as_fd());
+        let id = made.map_err(|error| self.failed("connecting an NBD device", &error))?;
+        self.began(id, socket);
+        Ok(id)
     }
 
     fn take_over(&mut self, id: u32, serving: Serving) -> Result<bool, String> {
@@ -115,14 +126,24 @@ impl Kind for Nbd {
         if !devices_of(|other| other == backend).contains(&id) {
             return Ok(false);
         }
-        let (sockets, export) = self.sockets()?;
-        let taken = self.driver.reconnect(id, &shape(export, &backend), &sockets);
-        taken.map(|()| true).map_err(|error| self.failed("reconnecting the NBD device", &error))
+        let (socket, export) = self.socket()?;
+        let taken = self.driver.reconnect(id, &shape(export, &backend), Some(socket.as_fd()));
+        taken.map_err(|error| self.failed("reconnecting the NBD device", &error))?;
+        self.began(id, socket);
+        Ok(true)
+    }
+
+    fn condition(&self, id: u32) -> Condition {
+        match &self.socket {
+            _ if !is_connected(id) => Condition::Ended,
+            Some(socket) if is_severed(socket.as_fd()) => Condition::Severed,
+            _ => Condition::Served,
+        }
     }
 
     fn resize(&mut self, id: u32, size_bytes: u64) -> Result<(), String> {
         let export = Export { size_bytes, flags: 0 };
-        let resized = self.driver.reconnect(id, &shape(export, &backend_of(id).unwrap_or_default()), &[]);
+        let resized = self.driver.reconnect(id, &shape(export, &backend_of(id).unwrap_or_default()), None);
         resized.map_err(|error| self.failed("changing the size of the NBD device", &error))
     }
 

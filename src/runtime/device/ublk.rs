@@ -19,6 +19,7 @@ pub(super) struct Ublk {
     /// 32 bits that tell this volume's devices on this node from others; the cache's epoch has the other 32.
     identity: u32,
     shard: ShardHandle,
+    opening: Option<u64>,
 }
 
 impl Ublk {
@@ -42,7 +43,7 @@ impl Ublk {
         }
         let digest = Sha256::digest(identity.as_bytes());
         let identity = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
-        Ok(Ublk { control, identity, shard: shard.clone() })
+        Ok(Ublk { control, identity, shard: shard.clone(), opening: None })
     }
 
     /// Whether a daemon that is killed does no harm to the kernel: otherwise the kernel's NBD client serves better.
@@ -54,10 +55,11 @@ impl Ublk {
         u64::from(self.identity) << 32 | serving.cache_epoch & u64::from(u32::MAX)
     }
 
-    fn serve(&self, id: u32, serving: Serving) -> Result<(), String> {
+    fn serve(&mut self, id: u32, serving: Serving) -> Result<(), String> {
         let failed = |error: io::Error| format!("{} can't be served: {error}", Device::server_path(id).display());
         let server_side = self.control.open_server_side(id).map_err(failed)?;
-        self.shard.open_device(server_side, serving.cache_epoch).map_err(failed)
+        self.opening = Some(self.shard.open_device(server_side, serving.cache_epoch).map_err(failed)?);
+        Ok(())
     }
 }
 
@@ -104,6 +106,10 @@ impl Kind for Ublk {
         self.serve(id, serving)?;
         self.control.end_recovery(id).map_err(|error| advice(&error))?;
         Ok(true)
+    }
+
+    fn opening(&self) -> Option<u64> {
+        self.opening
     }
 
     fn resize(&mut self, id: u32, size_bytes: u64) -> Result<(), String> {

@@ -33,6 +33,8 @@ static ZEROES: [u8; BLOCK as usize] = [0; BLOCK as usize];
 #[derive(Debug, Default)]
 pub(super) struct Device {
     queue: Option<Queue>,
+    /// How often a device was opened: the number of this opening.
+    opening: u64,
     /// The life of the volume's cache that its users know.
     cache_epoch: u64,
     slots: Vec<Slot>,
@@ -67,20 +69,22 @@ impl Device {
         id.0 & DEVICE != 0
     }
 
-    /// Serves a device from this thread on. `server_side` is its character device. Refused while there is one.
-    pub fn open(&mut self, server_side: OwnedFd, cache_epoch: u64, token: u64, poller: &Poller) -> io::Result<()> {
+    /// Serves a device from this thread on. `server_side` is its character device. Refused while there is one. The
+    /// opening's number.
+    pub fn open(&mut self, server_side: OwnedFd, cache_epoch: u64, token: u64, poller: &Poller) -> io::Result<u64> {
         if self.queue.is_some() || self.with_core > 0 {
             return Err(io::Error::other("the device before is not closed yet"));
         }
         let queue = Queue::new(server_side)?;
         poller.add(queue.as_fd(), token, Interest::READ)?;
         self.queue = Some(queue);
+        self.opening += 1;
         self.cache_epoch = cache_epoch;
         self.slots.clear();
         self.slots.resize_with(usize::from(UBLK_DEPTH), Slot::default);
         self.waiting.clear();
         self.parked = false;
-        Ok(())
+        Ok(self.opening)
     }
 
     /// Leaves everything that is not answered to the next daemon.
@@ -88,10 +92,10 @@ impl Device {
         self.parked = true;
     }
 
-    /// Takes what has come and hands it to the core, as far as both go. True: no request comes any more, and the device
-    /// is closed.
-    pub fn admit<H: Host>(&mut self, host: &mut H, pool: &mut Pool, poller: &Poller) -> bool {
-        let Some(queue) = &mut self.queue else { return false };
+    /// Takes what has come and hands it to the core, as far as both go. An opening's number: no request comes any more,
+    /// and that device is closed.
+    pub fn admit<H: Host>(&mut self, host: &mut H, pool: &mut Pool, poller: &Poller) -> Option<u64> {
+        let queue = self.queue.as_mut()?;
         queue.reap(&mut self.came);
         for request in self.came.drain(..) {
             self.slots[usize::from(request.tag)] = Slot::of(&request);
@@ -232,12 +236,12 @@ impl Device {
         self.queue.as_mut().map_or(Ok(()), Queue::submit)
     }
 
-    fn close_if_ended(&mut self, poller: &Poller) -> bool {
+    fn close_if_ended(&mut self, poller: &Poller) -> Option<u64> {
         let ended = self.queue.as_ref().is_some_and(Queue::has_ended);
         if ended {
             self.close(poller);
         }
-        ended
+        ended.then_some(self.opening)
     }
 
     /// Closes the device. What the core has of it settles without it.

@@ -69,8 +69,11 @@ pub enum ShardEvent {
     DiskClosed,
     /// What is served has changed: `None` is nothing.
     Serving(Option<Serving>),
-    /// The block device that was handed over is closed: it was stopped.
-    DeviceEnded,
+    /// The block device of this opening is closed: it was stopped.
+    DeviceEnded {
+        /// As [`ShardHandle::open_device`] named it.
+        opening: u64,
+    },
     /// For the log.
     Note(Note),
     /// After [`ShardHandle::stop`]: flushed and persisted, the thread ends.
@@ -106,7 +109,7 @@ pub(super) enum Call {
     Reconfigure(Box<Settings>, ClientTimes),
     AdoptDevice(UnixStream),
     CloseDevice,
-    OpenDevice { server_side: OwnedFd, cache_epoch: u64, asker: std::sync::mpsc::SyncSender<io::Result<()>> },
+    OpenDevice { server_side: OwnedFd, cache_epoch: u64, asker: std::sync::mpsc::SyncSender<io::Result<u64>> },
     Stop,
 }
 
@@ -267,8 +270,9 @@ impl ShardHandle {
     }
 
     /// Serves a block device of this kernel from the shard's thread on, whose server's side this is; its users know the
-    /// volume's cache by that epoch. Blocks until it is served. [`ShardEvent::DeviceEnded`] follows when it was stopped.
-    pub fn open_device(&self, server_side: OwnedFd, cache_epoch: u64) -> io::Result<()> {
+    /// volume's cache by that epoch. Blocks until it is served. The opening's number, which [`ShardEvent::DeviceEnded`]
+    /// names when the device was stopped.
+    pub fn open_device(&self, server_side: OwnedFd, cache_epoch: u64) -> io::Result<u64> {
         let (asker, answer) = std::sync::mpsc::sync_channel(1);
         self.inbox.call(Call::OpenDevice { server_side, cache_epoch, asker });
         answer.recv().unwrap_or_else(|_| Err(io::Error::other("the volume's thread has ended")))

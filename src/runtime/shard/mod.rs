@@ -251,8 +251,8 @@ impl Shard {
             stopping: self.stopping.is_some(),
         };
         self.clients.admit(&mut host, now, &mut self.pool, &self.poller);
-        if self.device.admit(&mut host, &mut self.pool, &self.poller) {
-            self.tell(ShardEvent::DeviceEnded);
+        if let Some(opening) = self.device.admit(&mut host, &mut self.pool, &self.poller) {
+            self.tell(ShardEvent::DeviceEnded { opening });
         }
         if self.mirror.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.mirror.handle(now, Input::Tick, &mut self.effects);
