@@ -5,6 +5,9 @@ pub mod limits;
 pub mod range;
 pub mod time;
 
+pub mod histogram;
+pub mod latency;
+
 pub mod generation;
 pub mod group;
 pub mod state;

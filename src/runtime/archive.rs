@@ -58,7 +58,7 @@ pub fn serve(name: &str, view: View, listener: NbdListener, signals: Signals) ->
             clients.on_event(event);
         }
         let now = now();
-        clients.admit(&mut shown, now, &mut pool, &poller);
+        clients.admit(&mut shown, (now, now), &mut pool, &poller);
         for request in std::mem::take(&mut shown.taken) {
             let outcome = shown.answer(&request.action, &mut pool);
             clients.reply(request.id, outcome, &mut pool);

@@ -14,6 +14,7 @@ mod filesystem;
 mod floating;
 mod following;
 mod groups;
+mod latency;
 mod new_pair;
 mod reload;
 mod scripted;

@@ -337,7 +337,7 @@ fn run(listeners: Vec<NbdListener>, state: Arc<Mutex<State>>, waker: &Waker) {
         if let Some(reason) = core.state().cut.take() {
             clients.cut(&reason, &mut pool, &poller);
         }
-        clients.admit(&mut core, now, &mut pool, &poller);
+        clients.admit(&mut core, (now, now), &mut pool, &poller);
         let ending = core.state().ending;
         if ending {
             clients.cut("the test has ended", &mut pool, &poller);

@@ -41,6 +41,7 @@ use super::verify::Verify;
 use crate::base::error::DiskError;
 use crate::base::generation::Generation;
 use crate::base::ids::{Epoch, OpId, SessionId};
+use crate::base::latency::{Kind, Latency, Stage};
 use crate::base::limits::PIECES_IN_FLIGHT_MAX;
 use crate::base::range::{BLOCK_SHIFT, ByteRange};
 use crate::base::state::{DiskState, Role};
@@ -48,6 +49,20 @@ use crate::base::time::Moment;
 use crate::wire::message::Descriptor;
 use crate::wire::metadata::record::{Loaded, Record, Superblock};
 use std::collections::{BTreeSet, VecDeque};
+
+/// The stages of a request that the core sees.
+const STAGES_HERE: [Stage; 10] = [
+    Stage::GateWait,
+    Stage::IntentWait,
+    Stage::LocalWrite,
+    Stage::LocalRead,
+    Stage::LocalFlush,
+    Stage::PeerReceipt,
+    Stage::PeerWrite,
+    Stage::PeerRead,
+    Stage::PeerFlush,
+    Stage::Total,
+];
 
 /// The mirror core of one volume on one node.
 pub struct Mirror {
@@ -126,6 +141,8 @@ pub struct Mirror {
     /// Client reads the local disk failed.
     pub(super) read_errors: u64,
     pub(super) ready: VecDeque<Key>,
+    /// Where the time of requests goes.
+    pub(super) latency: Latency,
 }
 
 /// Whom the range lock tells.
@@ -289,6 +306,7 @@ impl Mirror {
             held_since: None,
             read_errors: 0,
             ready: VecDeque::new(),
+            latency: Latency::of(&STAGES_HERE),
             settings,
             identity,
         };
@@ -367,6 +385,11 @@ impl Mirror {
         self.run_ready(out);
     }
 
+    /// Where the time of requests went so far.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
+    }
+
     /// When [`Input::Tick`] is wanted at the latest.
     pub fn next_deadline(&self) -> Option<Moment> {
         Some(self.timers.next(self))
@@ -407,7 +430,8 @@ impl Mirror {
     }
 
     fn disk_done(&mut self, op: OpId, result: Result<Completion, DiskError>, out: &mut Vec<Effect>) {
-        let (op, _) = self.ops.remove(Key::of(op.0)).expect("an operation is answered once");
+        let (op, since) = self.ops.remove(Key::of(op.0)).expect("an operation is answered once");
+        self.record_disk(&op, since);
         let done = result.as_ref().map(|_| ()).map_err(|error| *error);
         match op {
             Op::Flush => self.flush_done(done, out),
@@ -425,6 +449,22 @@ impl Mirror {
             Op::Intents | Op::Snapshot(_) | Op::Superblock(_) => unreachable!("a record is answered by Persisted"),
             Op::Archive(_) => unreachable!("the archive is answered by Archived"),
         }
+    }
+
+    /// Counts how long the local disk took for a client, or for the peer's.
+    fn record_disk(&mut self, op: &Op, since: Moment) {
+        let (kind, stage) = match op {
+            Op::Read(_) => (Kind::Read, Stage::LocalRead),
+            Op::Write(_) | Op::Apply(_) => (Kind::Write, Stage::LocalWrite),
+            Op::Flush => (Kind::Flush, Stage::LocalFlush),
+            _ => return,
+        };
+        self.record(kind, stage, since);
+    }
+
+    /// Counts a stage that began then and ends now.
+    pub(super) fn record(&mut self, kind: Kind, stage: Stage, since: Moment) {
+        self.latency.record(kind, stage, self.now.since(since));
     }
 
     fn persisted(&mut self, op: OpId, result: Result<(), DiskError>, out: &mut Vec<Effect>) {

@@ -15,6 +15,7 @@ use super::interface::{DiskIo, Effect};
 use super::request::{Leg, Path};
 use super::slab::Key;
 use crate::base::error::{DiskError, RequestError};
+use crate::base::latency::{Kind, Stage};
 use crate::base::state::{DiskState, Mode, Role};
 use crate::base::time::Moment;
 use crate::wire::message::Message;
@@ -216,6 +217,7 @@ impl Mirror {
         self.unstable.stable(number);
         let Some(cycle) = self.flushing.cycle.as_mut().filter(|cycle| cycle.number == number) else { return };
         cycle.remote = Leg::Done;
+        self.record(Kind::Flush, Stage::PeerFlush, self.flushing.began);
         self.end_cycle_if_over(out);
     }
 

@@ -7,7 +7,7 @@ mod slab;
 
 mod intents;
 mod lock;
-mod marks;
+pub mod marks;
 mod rate;
 
 pub mod handshake;

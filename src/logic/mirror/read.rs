@@ -15,6 +15,7 @@ use super::request::{Leg, Origin, Work};
 use super::slab::Key;
 use crate::base::error::{DiskError, RequestError};
 use crate::base::ids::{BufferId, OpId};
+use crate::base::latency::{Kind, Stage};
 use crate::base::state::DiskState;
 use crate::wire::message::Message;
 
@@ -60,6 +61,7 @@ impl Mirror {
         }
         let slot = &mut self.slots[key];
         slot.remote = Leg::Busy;
+        slot.waits_since = self.now;
         let request = Message::ReadRequest { op: OpId(key.number()), range: slot.range.aligned_out() };
         self.send(request, out);
     }
@@ -153,6 +155,7 @@ impl Mirror {
             return;
         };
         self.slots[key].remote = Leg::Done;
+        self.record(Kind::Read, Stage::PeerRead, self.slots[key].waits_since);
         if self.slots[key].haunted {
             self.reply_apart(key, from, out);
             return;

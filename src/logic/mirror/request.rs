@@ -17,6 +17,7 @@ use super::mutation::Mutation;
 use super::slab::Key;
 use crate::base::error::{DiskError, RequestError};
 use crate::base::ids::{BufferId, OpId, RequestId, Sequence};
+use crate::base::latency::{Kind, Stage};
 use crate::base::range::ByteRange;
 use crate::base::request::{Action, Outcome, Request};
 use crate::base::state::{DiskState, Mode, Overflow, Role};
@@ -102,12 +103,22 @@ pub(super) struct Slot {
     /// A sticky failure.
     pub(super) failed: Option<RequestError>,
     pub(super) admitted: Moment,
+    /// Since when it waits for its range, its intent or the peer's receipt or bytes.
+    pub(super) waits_since: Moment,
 }
 
 impl Slot {
     /// Whether it changes the volume.
     pub(super) fn is_mutation(&self) -> bool {
         matches!(self.work, Work::Write(_) | Work::Zero { .. })
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match self.work {
+            Work::Read(_) => Kind::Read,
+            Work::Write(_) | Work::Zero { .. } => Kind::Write,
+            Work::Flush => Kind::Flush,
+        }
     }
 
     fn is_read(&self) -> bool {
@@ -206,6 +217,7 @@ impl Mirror {
             apart: false,
             failed: None,
             admitted: self.now,
+            waits_since: self.now,
         };
         let mutation = slot.is_mutation();
         let key = self.slots.insert(slot);
@@ -259,7 +271,10 @@ impl Mirror {
         for owner in owners {
             match owner {
                 Owner::Slot(key) => {
-                    self.slots[key].locked = true;
+                    let slot = &mut self.slots[key];
+                    slot.locked = true;
+                    let (kind, since) = (slot.kind(), slot.waits_since);
+                    self.record(kind, Stage::GateWait, since);
                     self.ready.push_back(key);
                 }
                 Owner::Chunk(key) => self.chunk_locked(key, out),
@@ -325,6 +340,7 @@ impl Mirror {
         }
         if !self.intent_waiters.contains(&key) {
             self.intent_waiters.push(key);
+            self.slots[key].waits_since = self.now;
             self.intents.want(self.now, whole);
             self.write_intents(out);
         }
@@ -347,6 +363,9 @@ impl Mirror {
     pub(super) fn intents_written(&mut self, out: &mut Vec<Effect>) {
         self.intents.page_written();
         for key in std::mem::take(&mut self.intent_waiters) {
+            if let Some(since) = self.slots.get(key).map(|slot| slot.waits_since) {
+                self.record(Kind::Write, Stage::IntentWait, since);
+            }
             self.drive(key, out);
         }
         self.write_intents(out);
@@ -374,7 +393,11 @@ impl Mirror {
             self.send_mutation(key, out);
         }
         let gated = self.settings.receipt_gating && self.settings.mode != Mode::Async;
-        if !gated || self.slots[key].received || self.slots[key].remote.over() {
+        let slot = &self.slots[key];
+        if !gated || slot.received || slot.remote.over() {
+            if gated && slot.local == Leg::Idle && slot.sequence.is_some() {
+                self.record(Kind::Write, Stage::GateWait, slot.waits_since);
+            }
             self.submit_local(key, out);
         }
     }
@@ -402,6 +425,7 @@ impl Mirror {
         slot.sequence = Some(number);
         slot.remote = Leg::Busy;
         slot.received = false;
+        slot.waits_since = self.now;
         let (sequence, range, fua) = (Sequence(number), slot.range.aligned_out(), slot.fua);
         let frame = match slot.work {
             // Without a disk of our own nobody filled in the ends: the peer does.
@@ -592,7 +616,7 @@ impl Mirror {
         }
         slot.replied = true;
         let latency = self.now.since(slot.admitted);
-        let mutation = slot.is_mutation();
+        let (mutation, kind) = (slot.is_mutation(), slot.kind());
         slot.apart |= slot.is_read() && (slot.haunted || slot.local == Leg::Busy);
         let apart = slot.apart;
         match slot.origin {
@@ -602,6 +626,7 @@ impl Mirror {
                 if mutation && outcome.is_ok() {
                     self.governor.client_wrote(latency);
                 }
+                self.latency.record(kind, Stage::Total, latency);
             }
             Origin::Peer(sequence) => self.applying.answer(sequence, outcome.is_ok()),
             Origin::PeerRead(_) => {}

@@ -18,6 +18,7 @@ use super::source::Source;
 use super::target::Target;
 use crate::base::error::RequestError;
 use crate::base::ids::{Epoch, Sequence, SessionId};
+use crate::base::latency::{Kind, Stage};
 use crate::base::limits::PEER_GONE_WITHIN;
 use crate::base::state::{DiskState, Role};
 use crate::base::time::Moment;
@@ -219,7 +220,7 @@ impl Mirror {
     pub(super) fn take_sent(&mut self, sequence: Sequence) -> Option<Sent> {
         let session = self.session.as_mut()?;
         let index = sequence.0.checked_sub(session.sent_first)? as usize;
-        let (what, _, bytes) = session.sent.get_mut(index)?.take()?;
+        let (what, since, bytes) = session.sent.get_mut(index)?.take()?;
         session.sent_bytes -= bytes;
         if matches!(what, Sent::Slot(_)) {
             session.owed_bytes -= bytes;
@@ -227,6 +228,9 @@ impl Mirror {
         while session.sent.front().is_some_and(|entry| entry.is_none()) {
             session.sent.pop_front();
             session.sent_first += 1;
+        }
+        if matches!(what, Sent::Slot(_)) {
+            self.record(Kind::Write, Stage::PeerWrite, since);
         }
         Some(what)
     }
@@ -239,8 +243,9 @@ impl Mirror {
         for number in from..=upto.0 {
             let index = (number - session.sent_first) as usize;
             let Some(entry) = session.sent.get(index) else { break };
-            if let Some((Sent::Slot(key), _, _)) = entry {
+            if let Some((Sent::Slot(key), since, _)) = entry {
                 keys.push(*key);
+                self.latency.record(Kind::Write, Stage::PeerReceipt, self.now.since(*since));
             }
         }
         session.received_upto = session.received_upto.max(upto.0);

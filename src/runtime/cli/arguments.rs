@@ -53,6 +53,9 @@ pub enum Verb {
     InitDisk(InitDisk),
     /// Show the state of every volume.
     Status {
+        /// Where the time of requests goes instead: each stage with its percentiles, since the daemon started.
+        #[arg(long)]
+        latency: bool,
         /// For machines.
         #[arg(long)]
         json: bool,

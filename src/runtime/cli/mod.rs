@@ -15,6 +15,7 @@ mod follow;
 mod group;
 mod group_status;
 mod init;
+mod latency;
 mod session;
 mod status;
 mod verbs;
@@ -64,7 +65,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Verb::Demo { dir, rounds } => demo::demo(dir.clone(), *rounds),
         Verb::DemoService { volume, listen } => demo::counter::serve(volume, *listen),
         Verb::InitDisk(options) => init::init_disk(&file()?, options, yes),
-        Verb::Status { json, watch } => status::status(&file()?, *json, *watch),
+        Verb::Status { latency, json, watch } => status::status(&file()?, *latency, *json, *watch),
         Verb::Dirty { volume, json } => verbs::dirty(&file()?, volume, *json),
         Verb::Promote { volume, force, timeout } => verbs::promote(&file()?, volume, *force, yes, *timeout),
         Verb::Demote { volume, force } => verbs::demote(&file()?, volume, *force, yes),

@@ -58,6 +58,14 @@ impl<'c> Session<'c> {
         }
     }
 
+    /// Where the time of every volume's requests goes, as the daemon wrote it.
+    pub fn latency(&mut self) -> Result<serde_json::Value, Failure> {
+        match self.ask(Ask::Latency)? {
+            Answer::Latency { volumes } => Ok(volumes),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// The state of every group, as the daemon wrote it.
     pub fn groups(&mut self) -> Result<serde_json::Value, Failure> {
         match self.ask(Ask::Groups)? {

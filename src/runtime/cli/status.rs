@@ -3,7 +3,7 @@
 use super::exit::{Exit, Failure};
 use super::progress::{Progress, bar};
 use super::session::Session;
-use super::{advice, verbs};
+use super::{advice, latency, verbs};
 use crate::runtime::config::Config;
 use crate::runtime::config::units::{show_size, show_time};
 use crate::runtime::control::message::{NodeStatus, VolumeStatus};
@@ -14,11 +14,16 @@ use std::time::Duration;
 /// Time between two looks of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shows the state of the node, once or again and again.
-pub fn status(config: &Config, json: bool, watch: bool) -> Result<Exit, Failure> {
+/// Shows the state of the node, or where the time of requests goes, once or again and again.
+pub fn status(config: &Config, latency: bool, json: bool, watch: bool) -> Result<Exit, Failure> {
     let mut session = Session::open(config)?;
     loop {
-        let text = if json { format!("{}\n", session.status_json()?) } else { table(&session.status()?) };
+        let text = match (latency, json) {
+            (false, false) => table(&session.status()?),
+            (false, true) => format!("{}\n", session.status_json()?),
+            (true, false) => latency::table(&session.latency()?)?,
+            (true, true) => format!("{}\n", session.latency()?),
+        };
         let mut out = std::io::stdout().lock();
         let clear = if watch && !json && out.is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         // Whoever reads may have gone (a closed pipe): that ends the watch and is no error.
@@ -131,7 +136,7 @@ fn details(node: &NodeStatus, status: &VolumeStatus) -> Vec<String> {
 }
 
 /// Pads every column to its widest cell.
-fn align(rows: &[Vec<String>]) -> Vec<String> {
+pub(super) fn align(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows[0].len();
     let widths: Vec<usize> =
         (0..columns).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();

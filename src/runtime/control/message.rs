@@ -31,6 +31,8 @@ pub struct Request {
 pub enum Ask {
     /// The state of every volume. Answered with [`Answer::Status`].
     Status,
+    /// Where the time of requests goes, on every volume. Answered with [`Answer::Latency`].
+    Latency,
     /// A command for the core of a volume. Answered with [`Answer::Outcome`], as are all below but `Dirty`.
     Command {
         /// Name of the volume.
@@ -136,6 +138,11 @@ pub enum Answer {
     Status {
         /// The status.
         status: serde_json::Value,
+    },
+    /// To [`Ask::Latency`]: a list of [`crate::base::latency::VolumeLatency`] as JSON, which newer daemons may extend.
+    Latency {
+        /// The list.
+        volumes: serde_json::Value,
     },
     /// To [`Ask::Groups`]: a list of [`super::group::GroupReport`] as JSON, which newer daemons may extend.
     Groups {

@@ -4,6 +4,7 @@ use super::events::ANSWER_TIME_MAX;
 use super::{Daemon, compare, reload, remembered, replace, volume::Volume};
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::NodeId;
+use crate::base::latency::VolumeLatency;
 use crate::base::limits::{EVENTS_SHOWN_MAX, EVENTS_WAIT_MAX};
 use crate::base::state::LinkState;
 use crate::logic::failover::interface::Verb;
@@ -19,6 +20,10 @@ pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
     let result = match ask {
         Ask::Status => match status(daemon).await {
             Ok(status) => return Answer::Status { status },
+            Err(refusal) => Err(refusal),
+        },
+        Ask::Latency => match latency(daemon).await {
+            Ok(volumes) => return Answer::Latency { volumes },
             Err(refusal) => Err(refusal),
         },
         Ask::Dirty { volume, ranges_max } => match dirty(daemon, &volume, ranges_max).await {
@@ -69,13 +74,15 @@ pub async fn answer(daemon: &Rc<Daemon>, ask: Ask) -> Answer {
 
 /// The view of a volume's shard, in bounded time.
 pub async fn view(volume: &Volume) -> Result<ShardView, Refusal> {
-    timeout(ANSWER_TIME_MAX, volume.shard.view()).await.map_err(|_| {
-        Refusal::new(
-            "stuck",
-            format!("The thread of volume {} does not answer.", volume.name),
-            "Look at the log and at the state of its disk.",
-        )
-    })
+    timeout(ANSWER_TIME_MAX, volume.shard.view()).await.map_err(|_| stuck(volume))
+}
+
+fn stuck(volume: &Volume) -> Refusal {
+    Refusal::new(
+        "stuck",
+        format!("The thread of volume {} does not answer.", volume.name),
+        "Look at the log and at the state of its disk.",
+    )
 }
 
 fn find(daemon: &Daemon, name: &str) -> Result<Rc<Volume>, Refusal> {
@@ -114,6 +121,17 @@ async fn status(daemon: &Daemon) -> Result<serde_json::Value, Refusal> {
         pid: std::process::id(),
         volumes,
     }))
+}
+
+/// Where the time of requests went, volume by volume.
+async fn latency(daemon: &Daemon) -> Result<serde_json::Value, Refusal> {
+    let mut volumes = Vec::new();
+    for volume in &daemon.volumes {
+        let asked = timeout(ANSWER_TIME_MAX, volume.shard.latency()).await;
+        let stages = asked.map_err(|_| stuck(volume))?;
+        volumes.push(VolumeLatency { volume: volume.name.clone(), stages });
+    }
+    Ok(as_json(&volumes))
 }
 
 /// Why a role is not changed by hand: a group decides.

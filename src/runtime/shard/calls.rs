@@ -7,6 +7,7 @@ use super::persist::Persist;
 use super::{Shard, TOKEN_DEVICE, TOKEN_LINK};
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::{CommandId, SessionId};
+use crate::base::latency::{Latency, StageView};
 use crate::base::range::ByteRange;
 use crate::base::state::{DiskState, LinkState};
 use crate::base::time::Moment;
@@ -42,6 +43,7 @@ impl Shard {
         for call in self.inbox.take() {
             match call {
                 Call::Command(command, asker) => self.take_command(command, asker),
+                Call::Latency(asker) => asker.send(self.latency()).unwrap_or(()),
                 Call::View(asker) => asker.send(self.view(now)).unwrap_or(()),
                 Call::Dirty(max_ranges, asker) => asker.send(self.dirty(max_ranges, now)).unwrap_or(()),
                 Call::Attach(opened, asker) => self.take_attach(*opened, asker),
@@ -163,6 +165,14 @@ impl Shard {
             volume.disk_reason.clone_from(&self.disk_reason);
         }
         ShardView { volume, clients: self.clients.view(now) }
+    }
+
+    /// Where the time of requests went, as each part of the shard saw it.
+    fn latency(&self) -> Vec<StageView> {
+        let parts = [self.mirror.latency(), self.link.latency(), self.clients.latency()];
+        let mut stages: Vec<StageView> = parts.into_iter().flat_map(Latency::view).collect();
+        stages.sort_by_key(StageView::place);
+        stages
     }
 
     fn dirty(&self, max_ranges: usize, now: Moment) -> Vec<(u64, u64)> {

@@ -27,7 +27,7 @@ impl Shard {
                     self.persist.start(op, record, &mut means);
                 }
                 Effect::Archive { op, work } => self.archives.start(op, work, &self.disk, &mut self.inputs),
-                Effect::Send { session, frame } => self.link.send(session, &frame, epoch, &mut self.pool),
+                Effect::Send { session, frame } => self.link.send(session, &frame, (epoch, now), &mut self.pool),
                 Effect::Disconnect { session, reason, reconnect_now } => {
                     self.link.disconnect(session, reason, reconnect_now, now, (&mut self.pool, &self.poller));
                     self.note_ended_session();

@@ -4,6 +4,7 @@
 use super::clients::{ClientTimes, ClientView, NbdListener};
 use crate::base::command::{Command, CommandOutcome, Refusal};
 use crate::base::ids::SessionId;
+use crate::base::latency::StageView;
 use crate::base::time::Moment;
 use crate::base::view::VolumeView;
 use crate::io::archive::Place;
@@ -97,6 +98,7 @@ pub struct ShardView {
 pub(super) enum Call {
     Command(Command, oneshot::Sender<CommandOutcome>),
     View(oneshot::Sender<ShardView>),
+    Latency(oneshot::Sender<Vec<StageView>>),
     Dirty(usize, oneshot::Sender<Vec<(u64, u64)>>),
     Attach(Box<OpenedVolume>, oneshot::Sender<CommandOutcome>),
     OfferLink { stream: TcpStream, session: SessionId, peer: String },
@@ -207,6 +209,13 @@ impl ShardHandle {
             Ok(view) => view,
             Err(_) => self.inbox.lock().last_view.clone(),
         }
+    }
+
+    /// Where the time of requests went so far; nothing when the shard has ended.
+    pub async fn latency(&self) -> Vec<StageView> {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.call(Call::Latency(sender));
+        receiver.await.unwrap_or_default()
     }
 
     /// What differs or may differ from the peer, as offset and length in bytes, in order; at most `max_ranges`.

@@ -8,8 +8,10 @@
 //! A session ends once, whoever ends it: [`Link::take_ended`] says so. What the core had sent before it ended the
 //! session itself still goes out behind its back ([`super::linger`]).
 
+use super::departures::Departures;
 use super::linger::Lingering;
 use crate::base::ids::{BufferId, Epoch, SessionId};
+use crate::base::latency::{Kind, Latency, Stage};
 use crate::base::limits::{LINK_FRAMES_PER_TURN, LINK_QUEUE_BYTES_MAX, LINK_STAGING_BYTES, LINK_TURN_BYTES_MAX};
 use crate::base::time::Moment;
 use crate::io::poller::{Event, Interest, Poller};
@@ -23,11 +25,13 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 
 /// The peer link. At most one session at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Link {
     session: Option<Session>,
     ended: Option<Ended>,
     lingering: Lingering,
+    /// How long data takes to go out.
+    latency: Latency,
 }
 
 /// A session that ended.
@@ -44,6 +48,7 @@ pub(super) struct Ended {
 struct Session {
     id: SessionId,
     stream: Stream,
+    departures: Departures,
     token: u64,
     /// What the poller watches it for.
     interest: Interest,
@@ -81,7 +86,12 @@ enum Progress {
 impl Link {
     /// A link without a session. `linger_tokens` are the poller's tokens for connections that still send their rest.
     pub fn new(linger_tokens: std::ops::Range<u64>) -> Link {
-        Link { session: None, ended: None, lingering: Lingering::new(linger_tokens) }
+        Link {
+            session: None,
+            ended: None,
+            lingering: Lingering::new(linger_tokens),
+            latency: Latency::of(&[Stage::LinkOut]),
+        }
     }
 
     /// The session there is.
@@ -102,7 +112,9 @@ impl Link {
         // The bytes may be there already, from before the poller watched.
         let (readable, writable, more) = (true, true, true);
         let refused_at = None;
-        self.session = Some(Session { id, stream, token, interest, incoming, readable, writable, refused_at, more });
+        let departures = Departures::default();
+        self.session =
+            Some(Session { id, stream, departures, token, interest, incoming, readable, writable, refused_at, more });
         Ok(())
     }
 
@@ -138,17 +150,25 @@ impl Link {
         }
     }
 
-    /// Queues a frame of the core. Frames of a session that has ended are dropped.
-    pub fn send(&mut self, id: SessionId, frame: &Frame, epoch: Epoch, pool: &mut Pool) {
+    /// Queues a frame of the core, in the turn of that moment. Frames of a session that has ended are dropped.
+    pub fn send(&mut self, id: SessionId, frame: &Frame, (epoch, now): (Epoch, Moment), pool: &mut Pool) {
         if let Some(session) = self.session.as_mut().filter(|session| session.id == id) {
             session.queue(frame, epoch, pool);
+            if matches!(frame, Frame::Data { .. } | Frame::Zero { .. }) {
+                session.departures.queued(Kind::Write, session.stream.queued_bytes(), now);
+            }
         }
+    }
+
+    /// How long data took to go out.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
     }
 
     /// Sends what is queued, as far as the socket takes it, and watches it for what is wanted next. Once per turn.
     pub fn flush(&mut self, pool: &mut Pool, poller: &Poller) {
         let Some(session) = &mut self.session else { return };
-        let result = session.send(pool).and_then(|()| session.watch(poller));
+        let result = session.send(&mut self.latency, pool).and_then(|()| session.watch(poller));
         if let Err(error) = result {
             self.end(format!("sending to the peer failed: {error}"), false, pool, poller);
         } else if session.stream.queued_bytes() > LINK_QUEUE_BYTES_MAX {
@@ -346,9 +366,11 @@ impl Session {
         }
     }
 
-    fn send(&mut self, pool: &mut Pool) -> io::Result<()> {
-        if self.writable && self.stream.queued_bytes() > 0 {
+    fn send(&mut self, latency: &mut Latency, pool: &mut Pool) -> io::Result<()> {
+        let queued = self.stream.queued_bytes();
+        if self.writable && queued > 0 {
             self.writable = self.stream.send(pool)?;
+            self.departures.sent(queued - self.stream.queued_bytes(), Stage::LinkOut, latency);
         }
         Ok(())
     }

@@ -20,6 +20,7 @@
 //! | `disk`, `persist` | data and metadata through the ring |
 //! | `archive` | what a copy that is given up had, through a thread of its own |
 //! | `link`, `linger` | frames to and from the peer |
+//! | `departures` | how long what is sent waits for its socket |
 //! | `clients`, `host` | NBD connections, and the core as they see it |
 //! | `device` | the block device of this kernel |
 
@@ -28,6 +29,7 @@ pub mod handle;
 
 mod archive;
 mod calls;
+mod departures;
 mod device;
 mod disk;
 mod effects;
@@ -250,7 +252,7 @@ impl Shard {
             node_names: &self.node_names,
             stopping: self.stopping.is_some(),
         };
-        self.clients.admit(&mut host, now, &mut self.pool, &self.poller);
+        self.clients.admit(&mut host, (began, now), &mut self.pool, &self.poller);
         if let Some(opening) = self.device.admit(&mut host, &mut self.pool, &self.poller) {
             self.tell(ShardEvent::DeviceEnded { opening });
         }

@@ -6,13 +6,15 @@
 mod intake;
 
 use super::Patience;
-use super::host::{Host, InFlight, Means};
+use super::host::{Host, InFlight, Means, kind_of};
 use super::socket::{ClientView, DEVICE};
 use crate::base::ids::BufferId;
+use crate::base::latency::{Kind, Latency, Stage};
 use crate::base::limits::{NBD_STAGING_BYTES, NBD_TURN_BYTES_MAX, NBD_UNSENT_BYTES_MAX};
 use crate::base::range::{BLOCK, ByteRange};
 use crate::base::request::{Outcome, Request};
 use crate::base::time::Moment;
+use crate::io::clock;
 use crate::io::poller::Interest;
 use crate::io::pool::{Class, Pool};
 use crate::io::stream::Stream;
@@ -21,6 +23,7 @@ use crate::logic::export::negotiation::Negotiation;
 use crate::logic::export::offer::{Offer, Payload};
 use crate::logic::export::session::{JobId, Session};
 use crate::logic::export::split::{Piece, Pieces};
+use crate::runtime::shard::departures::Departures;
 use crate::wire::nbd::transmission::HeaderStyle;
 use std::collections::VecDeque;
 use std::io;
@@ -60,6 +63,13 @@ pub(super) struct Connection {
     /// Bytes taken from the client and given to it, ever; and how many that were when last looked at.
     moved: (u64, u64),
     requests: u64,
+    /// When the turn woke up that found the head of the request that is coming in.
+    head_at: Moment,
+    /// The same of the oldest request that waits to be handed to the core.
+    waits_since: Moment,
+    /// Pieces handed to the core in this turn: their kind, and when they came.
+    entered: Vec<(Kind, Moment, u64)>,
+    departures: Departures,
 }
 
 #[derive(Debug)]
@@ -142,6 +152,10 @@ impl Connection {
             stalled: None,
             moved: (0, 0),
             requests: 0,
+            head_at: now,
+            waits_since: now,
+            entered: Vec::new(),
+            departures: Departures::default(),
         })
     }
 
@@ -209,15 +223,35 @@ impl Connection {
     /// Takes in what the client sent and hands pieces to the core, as far as both go in one turn.
     pub(super) fn take_in<H: Host>(&mut self, offer: &Offer, means: &mut Means<'_, H>) -> Result<(), Why> {
         self.intake = Stuck::No;
+        if !self.has_waiting() {
+            self.waits_since = means.began;
+        }
         let mut budget = NBD_TURN_BYTES_MAX;
         // What is left beyond the budget is still there in the next turn: the poller tells again.
         while budget > 0 && self.step(offer, means, &mut budget)? == Next::Again {}
         self.outlet = self.hand_over(means);
         self.queue_answers(means.pool);
+        self.record_entered(means.latency);
         if self.gone && !self.wants_bytes() {
             return Err("it has gone".to_owned());
         }
         Ok(())
+    }
+
+    /// Counts how long what was handed to the core took to come in: one look at the clock for a turn.
+    fn record_entered(&mut self, latency: &mut Latency) {
+        if self.entered.is_empty() {
+            return;
+        }
+        let now = clock::now();
+        for (kind, since, count) in self.entered.drain(..) {
+            latency.record_many(kind, Stage::ClientRead, now.since(since), count);
+        }
+    }
+
+    /// Whether a request waits to be handed to the core.
+    fn has_waiting(&self) -> bool {
+        matches!(&self.phase, Phase::Transmission(session) if session.waiting(self.unsent()).is_some())
     }
 
     /// Hands waiting pieces to the core, oldest request first. Returns why it stopped before the last.
@@ -249,12 +283,14 @@ impl Connection {
             }
             session.waiting_taken(waiting.job);
             submit(self.id, waiting.job, piece, buffer, means);
+            note_entered(&mut self.entered, kind_of(&piece), self.waits_since);
         }
         Stuck::No
     }
 
     /// One of this client's pieces is settled.
-    pub(super) fn settle(&mut self, piece: &InFlight, outcome: Outcome, pool: &mut Pool) {
+    pub(super) fn settle(&mut self, piece: &InFlight, outcome: Outcome, now: Moment, pool: &mut Pool) {
+        let queued_before = self.stream.queued_bytes();
         if outcome.is_err() {
             // The request these buffers were for may be the one that failed.
             self.reserved.drain(..).for_each(|buffer| pool.release(buffer));
@@ -270,6 +306,10 @@ impl Connection {
             (other, _) => session.settle(piece.job, offset_of(&other), outcome, |buffer| pool.release(buffer)),
         }
         self.queue_answers(pool);
+        let queued = self.stream.queued_bytes();
+        if queued > queued_before {
+            self.departures.queued(kind_of(&piece.piece), queued, now);
+        }
     }
 
     /// Moves answers to the socket's queue, which holds their buffers until they are sent.
@@ -287,13 +327,20 @@ impl Connection {
 
     /// Sends what the client takes. Tells when the connection is over, which it is when the client holds buffers for
     /// longer than it is borne without moving a byte.
-    pub(super) fn send(&mut self, now: Moment, patience: &Patience, pool: &mut Pool) -> Result<(), Why> {
+    pub(super) fn send(
+        &mut self,
+        now: Moment,
+        patience: &Patience,
+        latency: &mut Latency,
+        pool: &mut Pool,
+    ) -> Result<(), Why> {
         let before = self.stream.queued_bytes();
         if before > 0 {
             self.stream.send(pool).map_err(|error| error.to_string())?;
         }
         let left = self.stream.queued_bytes();
         self.moved.0 += (before - left) as u64;
+        self.departures.sent(before - left, Stage::Reply, latency);
         let moved = self.moved.0 > self.moved.1;
         self.moved.1 = self.moved.0;
         self.stalled = match left > 0 || self.awaits_payload() {
@@ -392,6 +439,14 @@ impl Connection {
             Phase::Transmission(session) => session,
             Phase::Handshake(_) | Phase::Refused(_) => unreachable!("only a client that chose the export has requests"),
         }
+    }
+}
+
+/// Notes a piece that was handed to the core and came in since then.
+fn note_entered(entered: &mut Vec<(Kind, Moment, u64)>, kind: Kind, since: Moment) {
+    match entered.last_mut().filter(|last| (last.0, last.1) == (kind, since)) {
+        Some(last) => last.2 += 1,
+        None => entered.push((kind, since, 1)),
     }
 }
 

@@ -1,9 +1,11 @@
 //! What the clients need of the shard: the core, and what is known of the disk.
 
 use crate::base::ids::{BufferId, RequestId};
+use crate::base::latency::{Kind, Latency};
 use crate::base::limits::PIECES_IN_FLIGHT_MAX;
 use crate::base::range::ByteRange;
 use crate::base::request::Request;
+use crate::base::time::Moment;
 use crate::io::poller::Poller;
 use crate::io::pool::Pool;
 use crate::logic::export::offer::Availability;
@@ -39,6 +41,9 @@ pub(super) struct Means<'a, H> {
     pub pool: &'a mut Pool,
     pub poller: &'a Poller,
     pub pieces: &'a mut Pieces,
+    /// When this turn woke up.
+    pub began: Moment,
+    pub latency: &'a mut Latency,
 }
 
 /// A piece the core has.
@@ -50,6 +55,15 @@ pub(super) struct InFlight {
     pub piece: Piece,
     /// Of a read: given back to us by the reply. A write's belongs to the core until it releases it.
     pub buffer: Option<BufferId>,
+}
+
+/// The kind of request a piece is of.
+pub(super) fn kind_of(piece: &Piece) -> Kind {
+    match piece {
+        Piece::Read(_) => Kind::Read,
+        Piece::Write { .. } | Piece::WriteOfZeroes { .. } | Piece::Zero { .. } => Kind::Write,
+        Piece::Flush => Kind::Flush,
+    }
 }
 
 /// The pieces the core has, by their request id.

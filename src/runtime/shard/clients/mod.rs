@@ -19,6 +19,7 @@ pub use host::Host;
 pub use socket::{ClientView, NbdListener, NbdStream};
 
 use crate::base::ids::{BufferId, RequestId};
+use crate::base::latency::{Latency, Stage};
 use crate::base::limits::{NBD_ACCEPT_PAUSE, NBD_ACCEPTS_PER_TURN, NBD_CONNECTIONS_MAX, NBD_HANDSHAKES_MAX};
 use crate::base::request::Outcome;
 use crate::base::time::Moment;
@@ -81,6 +82,10 @@ pub struct Clients {
     pieces: Pieces,
     /// Reads of zeroes for which the pool had no buffer yet.
     owed: Vec<(RequestId, Outcome)>,
+    /// Of the turn that runs.
+    now: Moment,
+    /// How long requests take to come in, and answers to go out.
+    latency: Latency,
 }
 
 impl Clients {
@@ -118,6 +123,8 @@ impl Clients {
             accepted: 0,
             pieces,
             owed: Vec::new(),
+            now: Moment::default(),
+            latency: Latency::of(&[Stage::ClientRead, Stage::Reply]),
         })
     }
 
@@ -203,8 +210,9 @@ impl Clients {
     }
 
     /// Accepts those who knock, takes in what clients sent and hands pieces to the core, as far as both go in one turn. Cuts sessions that
-    /// belong to another life of the volume.
-    pub fn admit<H: Host>(&mut self, host: &mut H, now: Moment, pool: &mut Pool, poller: &Poller) {
+    /// belong to another life of the volume. The turn woke up at the first moment, and counts as the second.
+    pub fn admit<H: Host>(&mut self, host: &mut H, (began, now): (Moment, Moment), pool: &mut Pool, poller: &Poller) {
+        self.now = now;
         for listener in std::mem::take(&mut self.knocking) {
             self.accept(listener, now, pool, poller);
         }
@@ -212,7 +220,7 @@ impl Clients {
             self.offer.availability = host.availability();
         }
         let cache_epoch = host.serving().map(|serving| serving.cache_epoch);
-        let mut means = Means { host, pool, poller, pieces: &mut self.pieces };
+        let mut means = Means { host, pool, poller, pieces: &mut self.pieces, began, latency: &mut self.latency };
         self.first = (self.first + 1) % self.connections.len();
         let (last, first) = self.connections.split_at_mut(self.first);
         for slot in first.iter_mut().chain(last) {
@@ -233,7 +241,7 @@ impl Clients {
     pub fn reply(&mut self, id: RequestId, outcome: Outcome, pool: &mut Pool) {
         let piece = self.pieces.take(id);
         match &mut self.connections[piece.connection.0] {
-            Some(connection) if connection.is(piece.connection) => connection.settle(&piece, outcome, pool),
+            Some(connection) if connection.is(piece.connection) => connection.settle(&piece, outcome, self.now, pool),
             _ => {
                 // Its client has vanished; a read's buffer is ours to give back.
                 if let (Piece::Read(_), Some(buffer)) = (piece.piece, piece.buffer) {
@@ -266,7 +274,9 @@ impl Clients {
         for (index, slot) in self.connections.iter_mut().enumerate() {
             let Some(connection) = slot else { continue };
             let token = self.token_base + LISTENER_TOKENS + index as u64;
-            let watched = connection.send(now, &patience, pool).and_then(|()| watch(connection, token, poller));
+            let watched = connection
+                .send(now, &patience, &mut self.latency, pool)
+                .and_then(|()| watch(connection, token, poller));
             if let Err(why) = watched {
                 close(slot, &why, &self.offer.name, pool, poller);
             }
@@ -345,6 +355,11 @@ impl Clients {
     /// Whether no client uses the volume and the core has no piece of one.
     pub fn is_quiet(&self) -> bool {
         self.connected() == 0 && self.pieces.count() == 0
+    }
+
+    /// How long requests took to come in, and answers to go out.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
     }
 
     /// All clients, for status.

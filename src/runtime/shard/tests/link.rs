@@ -63,7 +63,7 @@ impl End {
     }
 
     fn send(&mut self, frame: &Frame) {
-        self.link.send(SESSION, frame, self.epoch, &mut self.pool);
+        self.link.send(SESSION, frame, (self.epoch, Moment(0)), &mut self.pool);
     }
 
     fn buffer(&mut self, class: Class, bytes: &[u8]) -> BufferId {

@@ -1,6 +1,7 @@
 //! What a client sends, as far as it is there: options, requests, payloads.
 
-use super::{Connection, Next, Part, Phase, Receiving, Stuck, Why, submit};
+use super::{Connection, Next, Part, Phase, Receiving, Stuck, Why, note_entered, submit};
+use crate::base::latency::Kind;
 use crate::base::limits::{NBD_STATUS_DESCRIPTORS_MAX, NBD_UNSENT_BYTES_MAX};
 use crate::base::range::BLOCK;
 use crate::io::pool::{Class, Pool};
@@ -95,6 +96,7 @@ impl Connection {
         let head_bytes = head.len();
         self.stream.consume(head_bytes);
         self.requests += 1;
+        self.head_at = means.began;
         self.follow(intake, means);
         Ok(Next::Again)
     }
@@ -162,6 +164,7 @@ impl Connection {
         *part = None;
         session.write_piece_taken(job);
         submit(self.id, job, piece, Some(buffer), means);
+        note_entered(&mut self.entered, Kind::Write, self.head_at);
         Ok(Next::Again)
     }
 
