@@ -15,6 +15,9 @@ fn directory(name: &str) -> PathBuf {
 fn bench(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_twinblock"));
     command.args(["bench", "--rounds", "1", "--seconds", "1", "--size", "24MiB", "--json", "--dir"]).arg(directory);
+    for only in ["random writes, depth 8", "random reads, depth 8", "resync of 1 %", "by hand", "data"] {
+        command.args(["--only", only]);
+    }
     // Not in memory, so what would be measured there is left out.
     command.arg("--tmpfs").arg(directory).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -34,7 +37,8 @@ fn every_row_has_a_figure_and_nothing_is_left_behind() {
         return;
     }
     let directory = directory("bench");
-    let output = bench(&directory).output().unwrap();
+    let page = directory.join("report.html");
+    let output = bench(&directory).arg("--html").arg(&page).output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{words}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -44,10 +48,29 @@ fn every_row_has_a_figure_and_nothing_is_left_behind() {
     if warnings.contains("nothing was measured on disk") {
         println!("SKIPPED: bench needs a disk: {warnings}");
     } else {
-        assert_eq!(ours.len(), 4, "{report}");
+        let names: Vec<&str> = ours.iter().map(|row| row["what"].as_str().unwrap()).collect();
+        let expected = [
+            "4 KiB random writes, depth 8",
+            "4 KiB random reads, depth 8",
+            "full copy of data",
+            "resync of 1 %",
+            "move to the other server, by hand",
+            "promotion after a crash, by hand",
+        ];
+        assert_eq!(names, expected, "{report}");
         assert!(rows.iter().all(|row| row["median"].as_f64().unwrap() > 0.0), "{report}");
+        for load in &ours[..2] {
+            assert!(load["of_limit"].as_f64().unwrap() > 0.0, "{load}");
+            assert!(load["resident_bytes"].as_f64().unwrap() > 0.0, "{load}");
+            let stages = load["stages_microseconds"].as_array().unwrap();
+            assert!(stages.iter().any(|stage| stage["stage"] == "total"), "{load}");
+        }
+        let wanted = ours[3]["mebibytes_per_second"].as_f64().unwrap() * ours[3]["median"].as_f64().unwrap();
+        assert!((0.1..=0.5).contains(&wanted), "of 24 MiB 1 % differed: {}", ours[3]);
     }
     assert!(warnings.contains("nothing was measured on tmpfs"), "{warnings}");
+    assert!(std::fs::read_to_string(&page).unwrap().contains("What mirroring costs here"));
+    std::fs::remove_file(&page).unwrap();
     assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "the directory is empty again");
     std::fs::remove_dir(&directory).unwrap();
 }

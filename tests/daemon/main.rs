@@ -6,6 +6,7 @@ mod word;
 
 mod archive;
 mod bad_input;
+mod bench;
 mod bounds;
 mod chaos;
 mod commands;

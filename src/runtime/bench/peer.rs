@@ -1,7 +1,8 @@
 //! What users have today: a `qemu-storage-daemon` that mirrors to a `qemu-nbd`, every write waiting for both.
 
 use super::Contender;
-use super::process::{Process, START_TIME_MAX, free_port};
+use super::fio::Target;
+use super::process::{Process, START_TIME_MAX, free_port, processor_seconds_of, resident_bytes_of};
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::demo::ward::Ward;
 use serde_json::{Value, json};
@@ -12,6 +13,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
+
+/// How it is called among the contenders.
+pub(super) const RIVAL: &str = "qemu-storage-daemon";
 
 /// Whether the programs are there. The reason if not.
 pub(super) fn installed() -> Result<(), &'static str> {
@@ -74,22 +78,25 @@ impl PeerPair {
 
 impl Contender for PeerPair {
     fn name(&self) -> &'static str {
-        "qemu-storage-daemon"
+        RIVAL
     }
 
-    fn uri(&self) -> String {
-        format!("nbd+unix:///vol0?socket={}", self.socket.display())
+    fn target(&self, _writes: bool) -> Target {
+        Target::Nbd(format!("nbd+unix:///vol0?socket={}", self.socket.display()))
     }
 
-    fn sync(&mut self) -> Result<f64, Failure> {
-        self.monitor.stop_mirror()?;
+    fn sync(&mut self) -> Option<Result<f64, Failure>> {
+        let stopped = self.monitor.stop_mirror();
         let started = Instant::now();
-        self.monitor.mirror()?;
-        Ok(started.elapsed().as_secs_f64())
+        Some(stopped.and_then(|()| self.monitor.mirror()).map(|()| started.elapsed().as_secs_f64()))
     }
 
-    fn processor_seconds(&self) -> f64 {
-        self.processes.iter().map(Process::processor_seconds).sum()
+    fn processor_seconds(&self) -> Option<f64> {
+        Some(self.processes.iter().map(|process| processor_seconds_of(process.id())).sum())
+    }
+
+    fn resident_bytes(&self) -> Option<u64> {
+        self.processes.iter().map(|process| resident_bytes_of(process.id())).max()
     }
 }
 

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 /// Time a child has to do what it was started for.
 pub(super) const START_TIME_MAX: Duration = Duration::from_secs(30);
-/// Four copies of the volume, and room for metadata and the machine's own needs.
-const COPIES: u64 = 4;
+/// Copies of the volume: of the pair, of the pair beside it, and of the disk by itself.
+const COPIES: u64 = 6;
+/// Room for metadata and the machine's own needs.
 const ROOM_LEFT_BYTES: u64 = 512 << 20;
 /// Longest path of a directory: the name of a socket in it must fit the 108 bytes a Unix socket's name may have.
 const PATH_BYTES_MAX: usize = 60;
@@ -81,9 +82,9 @@ impl Process {
         Ok(())
     }
 
-    /// Processor seconds it has used.
-    pub fn processor_seconds(&self) -> f64 {
-        processor_seconds_of(self.member.id())
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.member.id()
     }
 }
 
@@ -94,6 +95,14 @@ pub(super) fn processor_seconds_of(pid: u32) -> f64 {
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / TICKS_PER_SECOND
+}
+
+/// The most memory a process has ever had, in bytes.
+pub(super) fn resident_bytes_of(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) << 10
 }
 
 /// `sysconf(_SC_CLK_TCK)`, which is this on every Linux.

@@ -190,7 +190,7 @@ pub enum Verb {
         /// Where it answers.
         listen: std::net::SocketAddr,
     },
-    /// Measure how fast this machine mirrors, with two daemons on it and fio, beside qemu-storage-daemon if installed.
+    /// Measure what mirroring costs: with two throw-away daemons on this machine, or on a volume that is in use.
     Bench(Bench),
     /// List what differs or may differ between the servers, as offset and length in bytes.
     Dirty {
@@ -205,13 +205,27 @@ pub enum Verb {
 /// Options of `bench`.
 #[derive(Args, Debug)]
 pub struct Bench {
+    /// A volume that this node serves, instead of a throw-away pair. It is only read, unless --overwrite is given.
+    pub volume: Option<String>,
+    /// Measure writes on that volume, too: everything on it is lost.
+    #[arg(long, requires = "volume")]
+    pub overwrite: bool,
+    /// Short: one round of a second each, on disk only, a small volume, the pair and the limits alone.
+    #[arg(long)]
+    pub quick: bool,
+    /// Only rows whose words contain this. May be repeated.
+    #[arg(long, value_name = "WORDS")]
+    pub only: Vec<String>,
+    /// Write a report with plots there, one HTML file that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Times each figure is measured; the median counts.
     #[arg(long, value_name = "COUNT", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=99))]
     pub rounds: u32,
     /// Seconds of each measurement.
     #[arg(long, value_name = "SECONDS", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: u32,
-    /// Size of the volume. Each directory needs room for four of it.
+    /// Size of the volume. Each directory needs room for six of it.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::parse_size)]
     pub size: u64,
     /// Directory on the disk to be measured. Default: that for temporary files.
@@ -234,8 +248,12 @@ impl Bench {
             size_bytes: self.size,
             disk: self.dir.clone().unwrap_or_else(std::env::temp_dir),
             memory: self.tmpfs.clone(),
+            quick: self.quick,
+            only: self.only.clone(),
             json: self.json,
+            html: self.html.clone(),
         }
+        .made_quick()
     }
 }
 

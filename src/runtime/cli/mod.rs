@@ -16,7 +16,7 @@ mod group;
 mod group_status;
 mod init;
 mod latency;
-mod session;
+pub mod session;
 mod status;
 mod verbs;
 
@@ -25,9 +25,9 @@ mod split_brain;
 
 mod arguments;
 
-use self::arguments::{Arguments, Verb};
+use self::arguments::{Arguments, Bench, Verb};
 use self::exit::{Exit, Failure};
-use crate::runtime::bench;
+use crate::runtime::bench::{self, Running};
 use crate::runtime::config::{self, Config, Depth};
 use crate::runtime::control::message::GroupVerb;
 use crate::runtime::daemon::{self, RunOptions};
@@ -61,7 +61,10 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
             let options = RunOptions { log: log.clone(), die_with_parent: *die_with_parent };
             daemon::run(load(arguments, Depth::Secret)?, &options)
         }
-        Verb::Bench(options) => bench::bench(&options.resolved()),
+        Verb::Bench(options) => match &options.volume {
+            None => bench::bench(&options.resolved()),
+            Some(volume) => measure(&file()?, volume, options, yes),
+        },
         Verb::Demo { dir, rounds } => demo::demo(dir.clone(), *rounds),
         Verb::DemoService { volume, listen } => demo::counter::serve(volume, *listen),
         Verb::InitDisk(options) => init::init_disk(&file()?, options, yes),
@@ -114,4 +117,16 @@ fn check(config: &Config) -> Result<Exit, Failure> {
         },
     );
     Ok(Exit::Done)
+}
+
+/// Measures a volume that is in use. What is on it is only overwritten when that was asked for, and confirmed.
+fn measure(config: &Config, volume: &str, options: &Bench, yes: bool) -> Result<Exit, Failure> {
+    let running = Running::find(config, volume, options.overwrite)?;
+    if options.overwrite {
+        confirm::confirm(
+            &format!("Everything on {volume} is overwritten, on both servers: what is on it is lost."),
+            yes,
+        )?;
+    }
+    bench::bench_running(running, &options.resolved())
 }
