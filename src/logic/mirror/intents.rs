@@ -118,9 +118,12 @@ impl Intents {
         let first = self.wanted.min().or_else(|| self.unwanted.min())?;
         let page = page_of(first);
         let span = page * REGIONS_PER_PAGE..(page + 1) * REGIONS_PER_PAGE;
-        let mut content: RoaringBitmap = self.durable.range(span.clone()).collect();
-        content |= self.wanted.range(span.clone()).collect::<RoaringBitmap>();
-        content -= self.unwanted.range(span.clone()).collect::<RoaringBitmap>();
+        // By whole containers, not region by region: a page may have thousands.
+        let mut whole = RoaringBitmap::new();
+        whole.insert_range(span.clone());
+        let mut content = &self.durable & &whole;
+        content |= &self.wanted & &whole;
+        content -= &self.unwanted & &whole;
         self.wanted.remove_range(span.clone());
         self.unwanted.remove_range(span);
         let regions = content.iter().collect();
