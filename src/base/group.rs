@@ -242,6 +242,10 @@ pub struct Memory {
     /// settings.
     #[serde(default)]
     pub promised: Duration,
+    /// Since both copies were last in sync the disk here was out of service: the peer may have gone on without it, and the
+    /// disk itself could not be told.
+    #[serde(default)]
+    pub disk_was_out: bool,
 }
 
 /// What is done to one resource.

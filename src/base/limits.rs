@@ -60,6 +60,12 @@ pub const PEER_GONE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a primary that lost its link waits before it acknowledges alone, unless it knows that the peer's daemon is
 /// gone: longer than [`PEER_GONE_WITHIN`] by more than clocks may differ in rate.
 pub const SOLO_AFTER: Duration = Duration::from_millis(1100);
+/// A primary's frame that the peer has not written for so long says, in a failover group, that the peer or the link is slow.
+/// A disk's hiccup is shorter.
+pub const PEER_SLOW: Duration = Duration::from_millis(500);
+/// Pings that must be missing before a secondary ends its session because the owner says, on other paths, that it goes on
+/// alone.
+pub const PINGS_MISSED: u32 = 2;
 /// Time between two tries of a probe whose connection was dropped.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(5);
 

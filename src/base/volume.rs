@@ -12,18 +12,25 @@ use serde::Serialize;
 pub struct Facts {
     /// Their role.
     pub role: Role,
+    /// Some are primary and some are not: an order was carried out in part, or one stepped down by itself.
+    pub mixed: bool,
     /// The worst disk.
     pub disk: DiskState,
     /// A session exists and its handshake is decided.
     pub connected: bool,
     /// The life of the peer's daemon that the session is with.
     pub session_with: Option<Incarnation>,
-    /// Every acknowledged write is on both disks, and will be.
+    /// Every acknowledged write is on both disks, and will be; of an asynchronous volume, but for what is on its way.
     pub in_sync: bool,
+    /// A primary's writes are acknowledged before the peer has them (mode async): whoever takes over from one that is lost
+    /// may lack some.
+    pub lossy: bool,
     /// A session exists in which this node's data counts: of two standbys, this one may serve.
     pub source: bool,
     /// Writes are held because the peer can't be reached.
     pub wants_solo: bool,
+    /// Clients wait for the peer to write something, in a session, longer than any disk's hiccup.
+    pub peer_slow: bool,
     /// A resync's source is done but for telling its target that it is up to date.
     pub wants_qualify: bool,
     /// The local disk failed, the peer's serves, and waits to be the only one in sync.

@@ -2,10 +2,10 @@
 //!
 //! | fact | of several volumes |
 //! |---|---|
-//! | role | primary when any is |
+//! | role | primary when any is; mixed when another is not |
 //! | disk, memory, split, suspect | the worst |
 //! | connected, in sync, source, peer outdated | all of them |
-//! | wants solo, wants to qualify, wants the peer only | any of them |
+//! | lossy, wants solo, peer slow, wants to qualify, wants the peer only | any of them |
 //! | epoch, cache epoch | the highest |
 //! | generation | the first volume's |
 //!
@@ -109,13 +109,16 @@ fn combine(facts: &[Option<Facts>]) -> Option<Facts> {
     let any = |holds: fn(&Facts) -> bool| known.iter().any(|facts| holds(facts));
     complete.then(|| Facts {
         role: if any(|facts| facts.role == Role::Primary) { Role::Primary } else { Role::Secondary },
+        mixed: any(|facts| facts.role == Role::Primary) && any(|facts| facts.role == Role::Secondary),
         disk: known.iter().map(|facts| facts.disk).min_by_key(|disk| worth(*disk)).unwrap_or_default(),
         connected: all(|facts| facts.connected),
         // All of them are with the same daemon, or they are not all connected.
         session_with: first.session_with.filter(|_| known.iter().all(|facts| facts.session_with == first.session_with)),
         in_sync: all(|facts| facts.in_sync),
         source: all(|facts| facts.source),
+        lossy: any(|facts| facts.lossy),
         wants_solo: any(|facts| facts.wants_solo),
+        peer_slow: any(|facts| facts.peer_slow),
         wants_qualify: any(|facts| facts.wants_qualify),
         wants_peer_only: any(|facts| facts.wants_peer_only),
         peer_outdated: all(|facts| facts.peer_outdated),
@@ -136,5 +139,82 @@ fn worth(disk: DiskState) -> u8 {
         DiskState::Inconsistent => 2,
         DiskState::Outdated => 3,
         DiskState::UpToDate => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::state::Continuity;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    type Orders = Rc<RefCell<Vec<(&'static str, u64, Order)>>>;
+
+    struct Told(&'static str, Orders);
+
+    impl Volume for Told {
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn order(&self, id: u64, order: Order) {
+            self.1.borrow_mut().push((self.0, id, order));
+        }
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            role: Role::Primary,
+            mixed: false,
+            disk: DiskState::UpToDate,
+            connected: true,
+            session_with: None,
+            in_sync: true,
+            lossy: false,
+            source: true,
+            wants_solo: false,
+            peer_slow: false,
+            wants_qualify: false,
+            wants_peer_only: false,
+            peer_outdated: false,
+            memory: Continuity::SameProcess,
+            suspect: false,
+            split: false,
+            generation: Default::default(),
+            seen_epoch: Default::default(),
+            cache_epoch: 0,
+        }
+    }
+
+    fn pair() -> (Volumes<Told>, Orders) {
+        let orders = Orders::default();
+        (Volumes::new(vec![Told("a", orders.clone()), Told("b", orders.clone())]), orders)
+    }
+
+    #[test]
+    fn several_volumes_are_as_good_as_the_worst() {
+        let (mut volumes, _) = pair();
+        assert_eq!(volumes.learn("a", facts()), None, "the other has not told");
+        assert_eq!(volumes.learn("b", facts()), Some(facts()));
+        let worse = Facts { role: Role::Secondary, disk: DiskState::Inconsistent, in_sync: false, ..facts() };
+        let all = volumes.learn("b", Facts { lossy: true, cache_epoch: 3, ..worse }).expect("both have told");
+        let expected = Facts { role: Role::Primary, mixed: true, lossy: true, cache_epoch: 3, ..worse };
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn an_order_is_done_when_all_have_done_it_and_names_the_one_that_failed() {
+        let (mut volumes, orders) = pair();
+        volumes.learn("a", facts());
+        volumes.learn("b", Facts { wants_qualify: true, ..facts() });
+        assert_eq!(volumes.order(1, Order::Quiesce), None);
+        assert_eq!(volumes.order_done("b", 1, Err("no".into())), None, "the other is still at it");
+        assert_eq!(volumes.order_done("a", 1, Ok(())), Some(Err("volume b: no".into())));
+        assert_eq!(volumes.order_done("a", 1, Ok(())), None, "an answer too many");
+        assert_eq!(volumes.order(2, Order::AllowPeerOnly), Some(Ok(())), "nobody waits for it");
+        orders.borrow_mut().clear();
+        assert_eq!(volumes.order(3, Order::Qualify), None);
+        assert_eq!(*orders.borrow(), [("b", 3, Order::Qualify)], "only who waits for it");
     }
 }

@@ -156,6 +156,7 @@ impl Config {
             heartbeat_interval: ms(100).min(self.dead_after / 4),
             suspect_after: self.dead_after / 2,
             dead_after: self.dead_after,
+            link_silence: self.dead_after.max(ms(800)),
             init_dead_after: self.init_dead_after,
             clock_rate_per_mille: 10,
             permit_margin: ms(5),

@@ -164,12 +164,15 @@ impl Mirror {
         let primary = self.role == Role::Primary;
         MirrorFacts {
             role: self.role,
+            mixed: false,
             disk: if self.failed { DiskState::Diskless } else { disk.state },
             connected: session.is_some(),
             session_with: session.map(|session| session.with),
             in_sync: self.is_joined() && !self.failed,
+            lossy: false,
             source: session.is_some_and(|session| session.source),
             wants_solo: primary && session.is_none() && !self.alone && !self.pending.is_empty() && !self.failed,
+            peer_slow: false,
             wants_qualify: session.is_some_and(|session| session.source && session.copied && !session.qualified),
             wants_peer_only: false,
             peer_outdated: disk.peer_outdated,

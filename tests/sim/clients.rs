@@ -139,7 +139,7 @@ impl World {
         }
         let node = *self.random.pick(&serving);
         let line = self.nodes[node].line;
-        let Some(process) = self.nodes[node].process.as_mut().filter(|p| !p.paused && !p.stopping) else {
+        let Some(process) = self.nodes[node].process.as_mut().filter(|p| p.turns() && !p.stopping) else {
             return false;
         };
         let serving = process.mirror.serving().expect("it serves");
@@ -217,7 +217,9 @@ impl World {
         match ask.work {
             Work::Flush => {
                 self.stats.flushes += 1;
-                self.history.flushed(line, ask.asked);
+                if !self.config.flushes_here_only() {
+                    self.history.flushed(line, ask.asked);
+                }
             }
             Work::Read(range) => {
                 self.stats.reads += 1;
@@ -242,7 +244,8 @@ impl World {
                         self.nodes[index].disk.acknowledged(range, self.now);
                     }
                 }
-                self.history.write_done(ask.op, self.now, holders, fua);
+                let durable = fua && !self.config.flushes_here_only();
+                self.history.write_done(ask.op, self.now, holders, durable);
                 let [a, b] = &self.nodes;
                 let there = |sector| [a.disk.values(sector as u64), b.disk.values(sector as u64)].concat();
                 self.history.thin_out(self.now, there);

@@ -81,6 +81,8 @@ pub enum Act {
     ServiceDown,
     /// Connections are refused although the peer lives: a firewall answers for it.
     FalseRefusal,
+    /// The thread of a volume makes no turn for a while; the group's goes on.
+    ShardStuck,
     /// A virtual machine stands still, its clock with it.
     PauseClock,
     /// An operator asks something of the group.
@@ -137,6 +139,7 @@ const GROUP_ACTS: &[(Act, u64)] = &[
     (StepHangs, 3),
     (ServiceDown, 5),
     (FalseRefusal, 3),
+    (ShardStuck, 5),
     (PauseClock, 4),
     (GroupVerb, 10),
 ];
@@ -243,7 +246,7 @@ pub struct GroupConfig {
 }
 
 impl GroupConfig {
-    fn for_mode(mode: FailoverMode, random: &mut Random) -> GroupConfig {
+    fn for_mode(mode: FailoverMode, volume: Mode, random: &mut Random) -> GroupConfig {
         GroupConfig {
             mode,
             loss_per_mille: *random.pick(&[0, 0, 10, 100]),
@@ -254,7 +257,7 @@ impl GroupConfig {
             init_dead_after: random.span(millis(1_000), millis(20_000)),
             dead_after: millis(*random.pick(&[300, 1_000, 1_000, 3_000])),
             fallback_after: random.chance(0.2).then(|| millis(3_000)),
-            unclean_takeover: false,
+            unclean_takeover: volume == Mode::Async && random.chance(0.5),
             peer_wait: millis(60_000),
             mutation: None,
             bias: None,
@@ -305,6 +308,7 @@ impl GroupConfig {
             heartbeat_interval: millis(100).min(self.dead_after / 4),
             suspect_after: self.dead_after / 2,
             dead_after: self.dead_after,
+            link_silence: self.dead_after.max(millis(800)),
             init_dead_after: self.init_dead_after,
             clock_rate_per_mille: 10,
             permit_margin: millis(5),
@@ -349,8 +353,6 @@ impl Config {
         let busy = *r.pick(&[millis(1), millis(5), millis(30), millis(200)]);
         let gap = *r.pick(&[millis(300), millis(1500), millis(6000)]);
         let mode = *r.pick(&[Mode::Sync, Mode::Sync, Mode::Sync, Mode::Memory, Mode::Async]);
-        // What an asynchronous volume loses with its owner is its bargain, not the group's fault.
-        let mode = if matches!(profile, Profile::Group(_)) { Mode::Sync } else { mode };
         let gating = r.chance(0.5);
         let clients = r.between(1, 4) as usize;
         Config {
@@ -401,7 +403,7 @@ impl Config {
             mutation: None,
             bias: None,
             group: match profile {
-                Profile::Group(mode) => Some(GroupConfig::for_mode(mode, r)),
+                Profile::Group(of_group) => Some(GroupConfig::for_mode(of_group, mode, r)),
                 _ => None,
             },
         }
@@ -453,6 +455,16 @@ impl Config {
     /// Size of the volume, in bytes.
     pub fn volume_bytes(&self) -> u64 {
         self.blocks[0].min(self.blocks[1]) * twinblock::base::range::BLOCK
+    }
+
+    /// Whether a takeover may lose what an asynchronous owner acknowledged last: then it is declared.
+    pub fn takes_over_behind(&self) -> bool {
+        self.mode == Mode::Async && self.group.as_ref().is_some_and(|group| group.unclean_takeover)
+    }
+
+    /// Whether a flush promises nothing of the copy that a group may go on with.
+    pub fn flushes_here_only(&self) -> bool {
+        self.mode == Mode::Async && self.group.is_some()
     }
 
     /// Whether something may be lost by force.

@@ -26,7 +26,7 @@ impl World {
     pub fn turn(&mut self, node: usize, life: u64) {
         let (now, clock) = (self.now, self.clock(node));
         let mut batch = self.random.between(1, BATCH_MAX);
-        let Some(process) = self.nodes[node].process.as_mut().filter(|p| p.life == life && !p.paused) else { return };
+        let Some(process) = self.nodes[node].process.as_mut().filter(|p| p.life == life && p.turns()) else { return };
         if process.turn_at.is_some_and(|at| at <= now) {
             process.turn_at = None;
         }
@@ -130,7 +130,11 @@ impl World {
         let known = self.nodes.iter().filter(|n| n.line == self.nodes[node].line).map(|n| n.cache_epoch).max();
         if known.is_some_and(|known| serving.cache_epoch > known) {
             self.stats.cache_losses += 1;
-            let lost = [0, 1].map(|index| self.loss_of(index));
+            let mut lost = [0, 1].map(|index| self.loss_of(index));
+            if self.config.takes_over_behind() {
+                // What only the owner of before held, flushed or not.
+                lost[1 - node] = self.now;
+            }
             let [a, b] = &self.nodes;
             let there = |sector| [a.disk.values(sector as u64), b.disk.values(sector as u64)].concat();
             self.history.cache_lost(self.nodes[node].line, self.now, lost, there);
@@ -206,6 +210,7 @@ impl World {
             Effect::CloseDisk => {
                 let process = self.process_of(node);
                 assert!(std::mem::replace(&mut process.disk_open, false), "the disk is closed twice");
+                self.buffer_lost(node);
             }
             Effect::CommandDone { id, outcome } => self.command_done(node, id, outcome),
             Effect::Stopped => self.stopped(node),
@@ -226,6 +231,10 @@ impl World {
         self.check_frame(node, &frame);
         if let Frame::Control(message) = &frame {
             self.check_message(node, message);
+            if *message == Message::Adopted {
+                // Whatever becomes of the session: the target has it all, for good.
+                self.both_hold_everything();
+            }
         }
         let process = self.nodes[node].process.as_ref().expect("alive");
         let epoch = process.mirror.epoch();
@@ -245,7 +254,7 @@ impl World {
     /// Segments arrive at a node.
     pub fn arrive(&mut self, node: usize, session: SessionId) {
         let Some(process) = self.nodes[node].process.as_mut() else { return };
-        if process.paused {
+        if !process.turns() {
             process.arrivals_waiting = true;
             return;
         }
@@ -396,8 +405,19 @@ impl World {
         self.bury(node, process);
     }
 
+    /// An asynchronous owner is without its disk, and perhaps gone: what it had acknowledged and not yet brought to the peer is
+    /// lost with it, which is what the mode's buffer may cost.
+    fn buffer_lost(&mut self, node: usize) {
+        if self.config.flushes_here_only() {
+            self.history.buffer_lost(self.nodes[node].line);
+        }
+    }
+
     /// What follows from the end of a process: its sockets close.
     pub fn bury(&mut self, node: usize, process: super::node::Process) {
+        if !process.disk_open && process.mirror.serving().is_some() {
+            self.buffer_lost(node);
+        }
         // What only a memory held may be gone.
         self.told.clear();
         for (client, connection) in &process.connections {

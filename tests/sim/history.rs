@@ -189,6 +189,15 @@ impl History {
         }
     }
 
+    /// An asynchronous owner's buffer is lost with its disk: an older copy may be served from here on.
+    pub fn buffer_lost(&mut self, line: usize) {
+        let watched = self.watched;
+        let registers = self.lines[line].registers.iter_mut().enumerate();
+        for (_, register) in registers.filter(|(sector, _)| watched & 1 << (sector % SECTORS) != 0) {
+            register.events.push(Event::BufferLost);
+        }
+    }
+
     /// A forced promotion: from here on, clients of the new primary see what its disk held, flushed.
     pub fn forked(&mut self, line: usize, content: &[u8], at: Moment) -> usize {
         let mut fork = self.lines[line].clone();

@@ -231,7 +231,9 @@ impl World {
         if matches!(frame, Frame::ResyncData { .. } | Frame::ResyncZero { .. }) {
             let resyncs = self.view(node).is_some_and(|view| view.link == LinkState::Resync);
             let target = self.nodes[1 - node].durable().disk;
-            let half_a_copy = matches!(target, DiskState::Inconsistent | DiskState::New);
+            // One that has rotted meanwhile knows that it is not to be trusted.
+            let rotten = self.nodes[1 - node].metadata.is_suspect();
+            let half_a_copy = matches!(target, DiskState::Inconsistent | DiskState::New) || rotten;
             assert!(!resyncs || half_a_copy, "{} resyncs a peer that would start again as {target} (I15)", NAMES[node]);
         }
         let process = self.process_of(node);
@@ -285,7 +287,7 @@ impl World {
 
     /// In mode memory, what the peer received counts; it may have died since. It may also have said so in the very turn in
     /// which its end is heard: an answer that rests on it is as good as one of the turn before.
-    fn peer_may_hold_in_memory(&self, node: usize) -> bool {
+    pub fn peer_may_hold_in_memory(&self, node: usize) -> bool {
         let mirrors = |view: VolumeView| matches!(view.link, LinkState::Resync | LinkState::Connected);
         let told = self.nodes[node].process.as_ref().is_some_and(|process| process.told_of_receipt);
         self.config.mode == Mode::Memory && (told || self.view(node).is_some_and(mirrors))

@@ -26,6 +26,8 @@ pub enum Heal {
     Fence(usize),
     Steps(usize),
     Service(usize, usize),
+    /// The volume's thread.
+    Shard(usize),
 }
 
 /// Time a daemon gets to stop in order.
@@ -209,9 +211,13 @@ impl World {
                     self.command(node, Command::ResumeResync);
                 }
             }
-            Heal::Path(_) | Heal::Everything | Heal::Arbiter | Heal::Fence(_) | Heal::Steps(_) | Heal::Service(..) => {
-                self.heal_group(heal)
-            }
+            Heal::Path(_)
+            | Heal::Everything
+            | Heal::Arbiter
+            | Heal::Fence(_)
+            | Heal::Steps(_)
+            | Heal::Service(..)
+            | Heal::Shard(_) => self.heal_group(heal),
             Heal::Kill(node) => {
                 if self.nodes[node].process.as_ref().is_some_and(|process| process.stopping) {
                     self.kill(node, "did not stop in time");
@@ -254,9 +260,15 @@ impl World {
     pub fn resume(&mut self, node: usize) {
         let Some(process) = self.nodes[node].process.as_mut().filter(|process| process.paused) else { return };
         process.paused = false;
+        self.clock_goes_on(node);
+        self.wake_up(node);
+    }
+
+    /// The thread of the volume makes turns again, and finds what came in meanwhile.
+    pub fn wake_up(&mut self, node: usize) {
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
         process.turn_at = None;
         process.tick_at = None;
-        self.clock_goes_on(node);
         let Some(process) = self.nodes[node].process.as_mut() else { return };
         if std::mem::take(&mut process.arrivals_waiting)
             && let Some(session) = process.session

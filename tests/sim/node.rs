@@ -149,6 +149,8 @@ pub struct Process {
     pub turn_at: Option<Moment>,
     pub tick_at: Option<Moment>,
     pub paused: bool,
+    /// The volume's thread makes no turn since then; the others go on.
+    pub stuck: Option<Moment>,
     /// Something came in while it was paused.
     pub arrivals_waiting: bool,
     /// Turns in a row whose deadline was already past.
@@ -183,6 +185,11 @@ impl Process {
     pub fn fresh_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    /// Whether the volume's thread makes turns.
+    pub fn turns(&self) -> bool {
+        !self.paused && self.stuck.is_none()
     }
 
     /// Writes under way, as they would reach the disk.
@@ -258,6 +265,7 @@ impl Node {
             turn_at: None,
             tick_at: None,
             paused: false,
+            stuck: None,
             arrivals_waiting: false,
             spins: 0,
             disk_ops: BTreeMap::new(),

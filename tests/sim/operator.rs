@@ -118,7 +118,7 @@ impl World {
 
     /// Whether a daemon answers its operator.
     pub fn can_be_asked(&self, node: usize) -> bool {
-        self.nodes[node].process.as_ref().is_some_and(|process| !process.paused && !process.stopping)
+        self.nodes[node].process.as_ref().is_some_and(|process| process.turns() && !process.stopping)
     }
 
     fn attach_when_due(&mut self, node: usize) {

@@ -21,13 +21,38 @@ const PAST_EVENTS: usize = 40;
 /// What happened to a sector.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
-    Write { op: OpNumber, value: Value, at: Moment },
-    Read { op: OpNumber },
-    WriteDone { op: OpNumber, at: Moment, holders: Holders, durable: bool },
-    ReadDone { op: OpNumber, value: Value },
-    Expired { op: OpNumber },
-    CacheLost { at: Moment, flushed_before: Moment, lost: [Moment; 2] },
-    Is { value: Value, at: Moment },
+    Write {
+        op: OpNumber,
+        value: Value,
+        at: Moment,
+    },
+    Read {
+        op: OpNumber,
+    },
+    WriteDone {
+        op: OpNumber,
+        at: Moment,
+        holders: Holders,
+        durable: bool,
+    },
+    ReadDone {
+        op: OpNumber,
+        value: Value,
+    },
+    Expired {
+        op: OpNumber,
+    },
+    CacheLost {
+        at: Moment,
+        flushed_before: Moment,
+        lost: [Moment; 2],
+    },
+    /// Anything acknowledged may be gone, or be back, though nobody declared it.
+    BufferLost,
+    Is {
+        value: Value,
+        at: Moment,
+    },
 }
 
 /// An operation that began and may still take effect.
@@ -153,6 +178,7 @@ impl Register {
             }
             Event::Expired { op } => self.expire(op),
             Event::CacheLost { at, flushed_before, lost } => self.lose(at, flushed_before, lost),
+            Event::BufferLost => self.anything_may_be_back(),
             Event::Is { value, at } => {
                 self.track_lost = false;
                 self.states = vec![State { value, since: began, used: 0, seen: 0 }];
@@ -292,6 +318,18 @@ impl Register {
             self.add(State { value: candidate.value, since: self.clock, used: 0, seen: 0 });
         }
         self.candidates = left;
+    }
+
+    fn anything_may_be_back(&mut self) {
+        self.close_over_pending();
+        if self.track_lost {
+            return;
+        }
+        let acknowledged = self.candidates.iter().filter(|candidate| candidate.acknowledged.is_some());
+        let values: Vec<Value> = acknowledged.map(|candidate| candidate.value).collect();
+        for value in values {
+            self.add(State { value, since: self.clock, used: 0, seen: 0 });
+        }
     }
 
     /// A write that a flushed one came after can't resurface.

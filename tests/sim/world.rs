@@ -283,7 +283,7 @@ impl World {
         let now = self.now;
         let delay = self.random.span(Duration::from_micros(1), at_most);
         let Some(process) = &mut self.nodes[node].process else { return };
-        if process.paused || process.turn_at.is_some_and(|at| at <= now + at_most) {
+        if !process.turns() || process.turn_at.is_some_and(|at| at <= now + at_most) {
             return;
         }
         process.turn_at = Some(now + delay);

@@ -3,7 +3,7 @@
 use super::core::Failover;
 use super::detector::Level;
 use super::interface::{Change, Effect, Note};
-use crate::base::group::{Reason, Stage};
+use crate::base::group::{GroupRole, Reason, Stage};
 use crate::base::time::Moment;
 use std::time::Duration;
 
@@ -80,7 +80,8 @@ impl Failover {
         if self.mirror.split && !self.told.split {
             out.push(Effect::Note(Note::SplitBrain));
         }
-        self.told.split = self.mirror.split;
+        let dual = self.hears_peer() && self.peer.is_some_and(|peer| peer.role == GroupRole::Owner);
+        self.told.split = self.mirror.split || self.told.split && dual;
         let shown = self.node_state();
         if self.shown != Some(shown) {
             self.shown = Some(shown);

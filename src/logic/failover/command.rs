@@ -119,6 +119,7 @@ impl Failover {
             self.state.failed = None;
             let began = (Stage::Drain, self.now);
             self.begin_episode(Change::ToOwner, Reason::AdminRequest, "forced", began, out);
+            self.lacks_writes = self.may_lack_writes();
             self.become_phase(Phase::TakingOver { way: Way::Forced, step: TakeStep::Preparing });
             self.order(MirrorOrder::PrepareTakeover, out);
             self.wait(id, out);
@@ -213,7 +214,7 @@ impl Failover {
             );
         }
         let known = self.register.record().is_some_and(|record| record.insync.contains(self.settings.node.peer()));
-        if arbiter && !known {
+        if arbiter && !known && !self.keeps_peer_out() {
             let next = "Wait until `group status` shows both as in sync.".to_string();
             return refuse("record", format!("The arbiter's record does not name {there} as in sync yet."), next);
         }

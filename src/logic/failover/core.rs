@@ -26,12 +26,13 @@ use super::permit::{Permit, Promises, Terms};
 use super::plan::{Direction, End, Plan};
 use super::reconfigure::Pace;
 use super::register::{Hints, Register, Verdict};
-use super::state::{Phase, State};
+use super::state::{Leave, Phase, State};
 use super::talk::Talk;
 use crate::base::group::{GroupRole, Memory, NodeState, Reason};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CommandId, Epoch};
 use crate::base::limits::GROUP_DECISIONS_MAX;
+use crate::base::state::DiskState;
 use crate::base::time::Moment;
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub struct Failover {
     pub(super) retry_at: Moment,
     /// Left behind by an earlier life of the daemon: to be stopped first.
     pub(super) cleaning: bool,
+    /// The takeover under way may be without acknowledged writes of an asynchronous owner.
+    pub(super) lacks_writes: bool,
     pub(super) shown: Option<(NodeState, Reason)>,
     pub(super) told: Told,
     ids: u64,
@@ -169,6 +172,7 @@ impl Failover {
             stopping: false,
             retry_at: now,
             cleaning: true,
+            lacks_writes: false,
             shown: None,
             told: Told::default(),
             ids: 0,
@@ -296,6 +300,8 @@ impl Failover {
     pub(super) fn become_phase(&mut self, phase: Phase) {
         let owned = self.state.owns();
         self.state.phase = phase;
+        // Whoever owns nothing is alone with nothing, whichever way it left.
+        self.state.solo &= self.state.owns();
         if owned != self.state.owns() {
             self.held_since = None;
             self.storage_down = None;
@@ -340,10 +346,12 @@ impl Failover {
         if !self.settings.mode.has_arbiter() {
             return;
         }
-        let cache_epoch = self.mirror.cache_epoch + u64::from(self.declares_cache_loss());
+        let cache_epoch = self.mirror.cache_epoch + u64::from(self.declares_loss());
         let stands_by = self.peer.filter(|peer| peer.role == GroupRole::Standby);
         let peer_epoch = stands_by.map_or(Epoch(0), |peer| peer.epoch);
-        let hints = Hints { generation: self.mirror.generation, cache_epoch, epoch: self.state.epoch, peer_epoch };
+        let drained = self.keeps_peer_out() && matches!(self.state.phase, Phase::Leaving { how: Leave::Move, .. });
+        let (generation, epoch) = (self.mirror.generation, self.state.epoch);
+        let hints = Hints { generation, cache_epoch, epoch, peer_epoch, drained };
         let (id, nonce) = (self.ids + 1, self.draw());
         match self.register.next_call(self.now, id, hints, nonce) {
             None => {}
@@ -428,6 +436,15 @@ impl Failover {
         }
     }
 
+    /// Until both are in sync again, or this copy was found good enough to own the group with.
+    fn disk_was_out(&self) -> bool {
+        match self.mirror.disk {
+            DiskState::Diskless => true,
+            DiskState::UpToDate if self.mirror.in_sync || self.state.owns() => false,
+            _ => self.memory.disk_was_out,
+        }
+    }
+
     fn remember(&mut self, out: &mut Vec<Effect>) {
         let memory = Memory {
             epoch: self.state.epoch,
@@ -435,6 +452,7 @@ impl Failover {
             owned: self.state.owns(),
             reason: self.state.reason,
             promised: self.promises.remembered(self.now, self.memory.promised),
+            disk_was_out: self.disk_was_out(),
             ..self.memory
         };
         if memory != self.memory || self.talk.take_wish_changed() {

@@ -284,6 +284,12 @@ impl Detector {
         self.link_heard.map(|last| now.since(last))
     }
 
+    /// How long only the link is silent: the peer is heard on a path, and this node was there to hear it.
+    pub fn link_alone_silent(&self, now: Moment) -> Option<Duration> {
+        let heard = self.paths.iter().any(|path| path.heard.is_some_and(|(at, _)| now.since(at) < self.misses()));
+        self.link_heard.filter(|_| heard).map(|last| now.since(last.max(self.awake)))
+    }
+
     /// Every path, for status.
     pub fn view(&self, now: Moment) -> Vec<PathView> {
         let view = |path: &Path| PathView {

@@ -96,12 +96,15 @@ impl Failover {
         settings.node = settings.node.peer();
         let facts = MirrorFacts {
             role: peer.volume.role,
+            mixed: false,
             disk: peer.volume.disk,
             connected: self.mirror.connected,
             session_with: Some(self.identity.incarnation),
             in_sync: peer.volume.in_sync,
+            lossy: self.mirror.lossy,
             source: false,
             wants_solo: false,
+            peer_slow: false,
             wants_qualify: false,
             wants_peer_only: false,
             peer_outdated: false,

@@ -39,6 +39,8 @@ pub struct Settings {
     pub suspect_after: Duration,
     /// Silence of every path and of the link after which the peer is lost; also how long a promise holds.
     pub dead_after: Duration,
+    /// Silence of the link alone, while clients wait and the peer is heard elsewhere, after which an owner goes on alone.
+    pub link_silence: Duration,
     /// How long a starting node waits for a peer it never heard.
     pub init_dead_after: Duration,
     /// Largest difference of two clocks' rates, in parts per thousand.
@@ -53,7 +55,7 @@ pub struct Settings {
     pub fence_delay: Duration,
     /// Best effort: how long every address of the peer must be silent.
     pub quiet_time: Duration,
-    /// A rebooted node may take over although acknowledged writes may be lost.
+    /// A rebooted node, or one of an asynchronous volume, may take over although acknowledged writes may be lost.
     pub unclean_takeover: bool,
     /// How long a rebooted node waits for its peer before that.
     pub peer_wait: Duration,

@@ -107,7 +107,8 @@ impl Failover {
                 self.register.want(Purpose::Handover, self.now);
             }
             Leave::Move => {
-                let insync = if self.mirror.in_sync { InSync::BOTH } else { InSync::only(self.settings.node.peer()) };
+                let both = self.mirror.in_sync && !self.keeps_peer_out();
+                let insync = if both { InSync::BOTH } else { InSync::only(self.settings.node.peer()) };
                 self.offer(Epoch(self.state.epoch.0 + 1), insync, out);
             }
             Leave::Stop | Leave::Yield => {
@@ -140,6 +141,10 @@ impl Failover {
         self.end_episode(false, out);
         self.answer_waiting(false, why, out);
         self.register.drop_unless_bound(|purpose| purpose == Purpose::Handover);
+        if self.mirror.mixed {
+            // Some volumes are secondary by now, and some could not be: all of them, and the rule for two standbys goes on.
+            return self.yield_group("moved-in-part", out);
+        }
         if self.mirror.role == Role::Primary {
             self.become_phase(Phase::TakingOver { way: super::interface::Way::Claim, step: TakeStep::Starting });
             self.plan.go(Direction::Up);
@@ -201,5 +206,98 @@ impl Failover {
     fn drive_gate(&mut self, out: &mut Vec<Effect>) {
         self.set_gate(out);
         debug_assert!(self.state.role() == GroupRole::Standby);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::interface::{Identity, Input, Settings, Verb};
+    use super::super::testing::{facts, heartbeat, settings};
+    use super::*;
+    use crate::base::group::{FailoverMode, Memory};
+    use crate::base::heartbeat::VolumeWord;
+    use crate::base::ids::{BootId, CommandId, Incarnation};
+    use crate::base::time::Moment;
+    use crate::base::volume::Facts;
+
+    /// Alpha, in mode manual, with nothing but volumes in its group: each order is answered as the test says.
+    struct Alpha {
+        core: Failover,
+        now: u64,
+        orders: Vec<(u64, MirrorOrder)>,
+    }
+
+    impl Alpha {
+        fn owner() -> Alpha {
+            let settings = Settings { mode: FailoverMode::Manual, resources: Vec::new(), ..settings(0) };
+            let identity = Identity { incarnation: Incarnation(9), boot: BootId(9), seed: 1 };
+            let core = Failover::new(settings, identity, Memory::default(), facts(), Moment(0));
+            let mut alpha = Alpha { core, now: 0, orders: Vec::new() };
+            alpha.hear();
+            let promotion = alpha.ordered(|order| matches!(order, MirrorOrder::Promote { .. }));
+            alpha.take(Input::Mirror(Facts { role: Role::Primary, ..facts() }));
+            alpha.take(Input::MirrorDone { id: promotion, result: Ok(()) });
+            assert_eq!(alpha.core.state().phase, Phase::Owner);
+            alpha
+        }
+
+        fn take(&mut self, input: Input) {
+            self.now += 1_000_000;
+            let mut out = Vec::new();
+            self.core.handle(Moment(self.now), input, &mut out);
+            self.core.settle(Moment(self.now), &mut out);
+            self.core.check();
+            self.orders.extend(out.iter().filter_map(|effect| match effect {
+                Effect::Mirror { id, order } => Some((*id, *order)),
+                _ => None,
+            }));
+        }
+
+        /// Beta stands by and is well.
+        fn hear(&mut self) {
+            let volume = VolumeWord { disk: DiskState::UpToDate, in_sync: true, fit: true, ..VolumeWord::default() };
+            let heartbeat = crate::base::heartbeat::Heartbeat { volume, ..heartbeat(1, self.now + 1) };
+            self.take(Input::Heartbeat { path: 0, heartbeat: Box::new(heartbeat) });
+        }
+
+        fn ordered(&mut self, matching: impl Fn(MirrorOrder) -> bool) -> u64 {
+            let orders = std::mem::take(&mut self.orders);
+            let found = orders.iter().find(|(_, order)| matching(*order));
+            found.unwrap_or_else(|| panic!("not among {orders:?}")).0
+        }
+    }
+
+    #[test]
+    fn a_move_that_one_of_two_volumes_refuses_makes_both_secondary() {
+        let mut alpha = Alpha::owner();
+        alpha.take(Input::Command { id: CommandId(1), verb: Verb::Move { to: None } });
+        let quiesce = alpha.ordered(|order| order == MirrorOrder::Quiesce);
+        // The first has become secondary; the second lost its link on the way.
+        alpha.take(Input::Mirror(Facts { role: Role::Primary, mixed: true, connected: false, ..facts() }));
+        alpha.take(Input::MirrorDone { id: quiesce, result: Err("volume b: the peer was lost".into()) });
+        let demotion = alpha.ordered(|order| order == MirrorOrder::Demote);
+        alpha.take(Input::Mirror(facts()));
+        alpha.take(Input::MirrorDone { id: demotion, result: Ok(()) });
+        assert!(!alpha.core.state().owns(), "half a group is served by nobody");
+        alpha.now += 1_000_000_000;
+        alpha.hear();
+        alpha.ordered(|order| matches!(order, MirrorOrder::Promote { .. }));
+    }
+
+    #[test]
+    fn an_owner_of_two_volumes_of_which_one_stepped_down_gives_up_both() {
+        let mut alpha = Alpha::owner();
+        alpha.take(Input::Mirror(Facts { role: Role::Primary, mixed: true, ..facts() }));
+        alpha.ordered(|order| order == MirrorOrder::Demote);
+    }
+
+    #[test]
+    fn volumes_that_prepared_to_go_on_alone_are_told_when_another_could_not() {
+        let mut alpha = Alpha::owner();
+        let waits = Facts { role: Role::Primary, connected: false, in_sync: false, wants_solo: true, ..facts() };
+        alpha.take(Input::Mirror(waits));
+        let prepare = alpha.ordered(|order| order == MirrorOrder::PrepareSolo);
+        alpha.take(Input::MirrorDone { id: prepare, result: Err("volume b: its disk failed".into()) });
+        alpha.ordered(|order| order == MirrorOrder::CloseDoor);
     }
 }

@@ -5,6 +5,7 @@
 //! | rule | because |
 //! |---|---|
 //! | `writes-wait` | writes are held that the peer can't acknowledge |
+//! | `link-silent` | writes wait for a peer that is heard elsewhere, while the link has been silent for long |
 //! | `peer-suspect` | the link is down and every path silent |
 //! | `peer-silent` | every path and the link are silent for so long that the permit is about to end; the link may still look whole |
 //! | `permit-ended` | the peer is heard and does not promise, or its promises do not arrive |
@@ -22,6 +23,7 @@ use crate::base::heartbeat::Question;
 use crate::base::ids::Epoch;
 use crate::base::state::{DiskState, Role};
 use crate::base::time::Moment;
+use std::time::Duration;
 
 impl Failover {
     /// Everything an owner looks at.
@@ -51,8 +53,9 @@ impl Failover {
         if self.obeyed_record(out) {
             return;
         }
-        if self.mirror.role == Role::Secondary && self.job.is_none() {
-            // It found another in the right when the two volumes met, before this core heard of it.
+        if (self.mirror.role == Role::Secondary || self.mirror.mixed) && self.job.is_none() {
+            // It found another in the right when the two volumes met, before this core heard of it. Of several volumes one
+            // is enough: the group moves as one.
             self.yield_group("volume-stepped-down", out);
             return;
         }
@@ -163,6 +166,9 @@ impl Failover {
         if self.mirror.wants_solo {
             return Some("writes-wait");
         }
+        if self.is_link_dead() {
+            return Some("link-silent");
+        }
         if !self.needs_permit() {
             return None;
         }
@@ -174,6 +180,15 @@ impl Failover {
         }
         let held = self.held_since.is_some_and(|since| self.now.since(since) >= self.settings.suspect_after);
         held.then_some("permit-ended")
+    }
+
+    /// Whether clients wait for a peer that is well, as it says on other paths, and from which the link brings nothing. The
+    /// volumes' own time for a silent link is longer: it knows nothing of other paths.
+    fn is_link_dead(&self) -> bool {
+        let turns = |age: Duration| age < self.settings.suspect_after;
+        let both_turn = turns(self.turn_age) && self.peer.is_some_and(|peer| turns(peer.turn_age));
+        let silence = self.detector.link_alone_silent(self.now);
+        self.mirror.peer_slow && both_turn && silence.is_some_and(|silence| silence >= self.settings.link_silence)
     }
 
     /// When a silent peer is to be excluded: late enough to bear a hiccup, early enough to be first at the arbiter.
@@ -196,9 +211,10 @@ impl Failover {
         }
         if result.is_err() {
             // The disk failed on the way; its facts say what becomes of this node.
-            self.state.door = None;
             self.talk.withdraw();
             self.retry_at = self.now + self.settings.retry_interval;
+            // Of several volumes, those that have done their part wait for more.
+            self.close_door(out);
             return;
         }
         match (order, Guard::first(self.settings.mode)) {
@@ -247,6 +263,7 @@ impl Failover {
         let late = self.rules.broken(Mutation::LatePermits) && self.mirror.in_sync;
         let (wanted, purpose) = match () {
             () if self.state.solo && !late => (InSync::only(me), Purpose::Narrow),
+            () if self.mirror.in_sync && self.keeps_peer_out() => (InSync::only(me), Purpose::Narrow),
             () if self.mirror.in_sync => (InSync::BOTH, Purpose::Widen),
             () if self.mirror.wants_peer_only => (InSync::only(me.peer()), Purpose::PeerOnly),
             () => {

@@ -73,6 +73,8 @@ pub struct Hints {
     pub epoch: Epoch,
     /// The peer's epoch when it last said that it stands by.
     pub peer_epoch: Epoch,
+    /// The peer was kept out of the record, and holds everything now that nothing is acknowledged any more.
+    pub drained: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -439,6 +441,7 @@ pub fn propose(
         Purpose::Widen => owned(old).map(|old| record(old.epoch.max(hints.epoch), me, InSync::BOTH)),
         Purpose::PeerOnly => owned(old).map(|old| record(old.epoch.max(hints.epoch), me, InSync::only(me.peer()))),
         Purpose::Handover => match owned(old)? {
+            _ if hints.drained => Ok(record(risen, me.peer(), InSync::only(me.peer()))),
             old if !old.insync.contains(me.peer()) => Err(Denied::NotInSync),
             old => Ok(record(risen, me.peer(), old.insync)),
         },

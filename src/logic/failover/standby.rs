@@ -57,6 +57,7 @@ impl Failover {
             };
             self.begin_episode(Change::ToOwner, reason, rule, (Stage::Detect, from), out);
             self.stage(Stage::Drain);
+            self.lacks_writes = self.may_lack_writes();
             self.become_phase(Phase::TakingOver { way: Way::Takeover, step: TakeStep::Preparing });
             self.order(MirrorOrder::PrepareTakeover, out);
         }
@@ -140,11 +141,17 @@ impl Failover {
             () if self.mirror.suspect => Some("the metadata of the disk was damaged"),
             () if self.mirror.split => Some("both nodes went on alone"),
             () if self.talk.is_outdating() => Some("this copy is being called outdated"),
+            () if self.memory.disk_was_out && !self.settings.mode.has_arbiter() && !own_right => {
+                Some("its disk was out of service, and the peer may have gone on without it")
+            }
             () if !remembers_enough => Some("this node restarted and may have been excluded meanwhile"),
             () if self.declares_cache_loss() && !self.settings.unclean_takeover => {
                 Some("this node rebooted: acknowledged writes that were not flushed may be lost")
             }
             () if self.declares_cache_loss() && !waited => Some("waiting for the peer, which may hold more"),
+            () if self.may_lack_writes() && !self.settings.unclean_takeover => {
+                Some("the volume is asynchronous: what the owner acknowledged last may not have arrived here")
+            }
             () => None,
         }
     }
@@ -152,6 +159,25 @@ impl Failover {
     /// Whether a takeover here and now would have to be declared (rule R9).
     pub(super) fn declares_cache_loss(&self) -> bool {
         self.mirror.memory == Continuity::Rebooted && !self.mirror.in_sync && !self.mirror.connected
+    }
+
+    /// Whether the takeover under way has to be declared.
+    pub(super) fn declares_loss(&self) -> bool {
+        let taking = matches!(self.state.phase, Phase::TakingOver { way: Way::Takeover | Way::Forced, .. });
+        self.declares_cache_loss() || self.lacks_writes && taking
+    }
+
+    /// Whether a lost peer may have acknowledged writes that never came here. Not, if this node was the last owner itself.
+    pub(super) fn may_lack_writes(&self) -> bool {
+        let record = self.register.record().filter(|_| self.settings.mode.has_arbiter());
+        let own = record.is_some_and(|record| record.primary == self.settings.node);
+        self.mirror.lossy && !own && !self.own_right()
+    }
+
+    /// Whether the record names the owner alone, however well its peer keeps up: whoever may lack the newest writes must not
+    /// take over.
+    pub(super) fn keeps_peer_out(&self) -> bool {
+        self.mirror.lossy && !self.settings.unclean_takeover
     }
 
     /// Who is in sync, when this node is the one to claim a group that nobody owns.
@@ -170,7 +196,9 @@ impl Failover {
         }
         let peer_can = peer.volume.fit && peer.healthy && !peer.deactivated;
         match () {
-            () if self.mirror.in_sync && (me == self.settings.home || !peer_can) => Some(InSync::BOTH),
+            () if self.mirror.in_sync && (me == self.settings.home || !peer_can) => {
+                Some(if self.keeps_peer_out() { InSync::only(me) } else { InSync::BOTH })
+            }
             () if self.mirror.source && !self.mirror.in_sync => Some(InSync::only(me)),
             () => None,
         }

@@ -129,7 +129,7 @@ impl Failover {
         // The volume may have heard of an epoch, in the session, that no heartbeat told.
         let known = self.state.epoch.max(self.mirror.seen_epoch);
         let epoch = if from_record || way == Way::Handover { self.state.epoch } else { Epoch(known.0 + 1) };
-        let lossy = matches!(way, Way::Takeover | Way::Forced) && self.declares_cache_loss();
+        let lossy = matches!(way, Way::Takeover | Way::Forced) && self.declares_loss();
         let cache_epoch = lossy.then_some(self.mirror.cache_epoch + 1);
         self.become_phase(Phase::TakingOver { way, step: TakeStep::Promoting });
         self.order(MirrorOrder::Promote { epoch, way, cache_epoch }, out);
@@ -143,6 +143,7 @@ impl Failover {
             Way::Claim | Way::Handover => self.talk.granted() == InSync::only(me),
         } && self.settings.mode != FailoverMode::Manual;
         self.told.paired = false;
+        self.lacks_writes = false;
         self.state.failed = None;
         if self.state.solo && way != Way::Claim {
             out.push(Effect::Note(Note::Alone { rule: "took-over" }));

@@ -214,7 +214,9 @@ impl Failover {
     fn peers_epoch(&mut self, heartbeat: &Heartbeat, out: &mut Vec<Effect>) {
         let both = self.state.owns() && heartbeat.role == GroupRole::Owner;
         let tie = both && heartbeat.epoch == self.state.epoch;
-        if tie && !self.told.split {
+        // Where nothing excludes the loser before the winner serves, both did.
+        let excluded = self.settings.mode.has_arbiter() || self.settings.mode.has_fencing();
+        if (tie || both && !excluded) && !self.told.split {
             self.told.split = true;
             out.push(Effect::Note(super::interface::Note::SplitBrain));
         }

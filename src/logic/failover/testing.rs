@@ -31,6 +31,7 @@ pub(crate) fn settings(node: u8) -> Settings {
         heartbeat_interval: Duration::from_millis(100),
         suspect_after: Duration::from_millis(500),
         dead_after: Duration::from_secs(1),
+        link_silence: Duration::from_secs(1),
         init_dead_after: Duration::from_secs(120),
         clock_rate_per_mille: 10,
         permit_margin: Duration::from_millis(10),
@@ -85,12 +86,15 @@ pub(super) fn heartbeat(incarnation: u64, sequence: u64) -> Heartbeat {
 pub(super) fn facts() -> MirrorFacts {
     MirrorFacts {
         role: Role::Secondary,
+        mixed: false,
         disk: DiskState::UpToDate,
         connected: true,
         session_with: Some(Incarnation(1)),
         in_sync: true,
+        lossy: false,
         source: false,
         wants_solo: false,
+        peer_slow: false,
         wants_qualify: false,
         wants_peer_only: false,
         peer_outdated: false,

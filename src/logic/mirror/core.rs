@@ -44,7 +44,7 @@ use crate::base::ids::{Epoch, OpId, SessionId};
 use crate::base::latency::{Kind, Latency, Stage};
 use crate::base::limits::PIECES_IN_FLIGHT_MAX;
 use crate::base::range::{BLOCK_SHIFT, ByteRange};
-use crate::base::state::{DiskState, Role};
+use crate::base::state::{DiskState, Mode, Role};
 use crate::base::time::Moment;
 use crate::wire::message::Descriptor;
 use crate::wire::metadata::record::{Loaded, Record, Superblock};
@@ -337,7 +337,10 @@ impl Mirror {
             Some(join) => join.boot != self.identity.boot,
             None => superblock.seen_epoch > Epoch(0),
         };
-        self.cache_lost = foreign_boot && !superblock.clean;
+        // What a secondary had received and not written, in mode memory, was promised by its process alone.
+        let promised = self.settings.mode == Mode::Memory && superblock.role == Role::Secondary;
+        let forgot = promised && superblock.join.is_some_and(|join| join.incarnation != self.identity.incarnation);
+        self.cache_lost = (foreign_boot || forgot) && !superblock.clean;
         let size = if superblock.committed_bytes > 0 { superblock.committed_bytes } else { loaded.capacity_bytes };
         self.intents = Intents::new(superblock.region_shift, size, loaded.intents);
         self.marks = Marks { dirty: loaded.dirty, suspect: loaded.suspect, intents: self.intents.blocks() };

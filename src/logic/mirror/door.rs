@@ -179,6 +179,10 @@ impl Mirror {
                 self.cover.clear();
             }
             self.declare_cache_loss();
+            if forced {
+                // What the peer acknowledged may be missing here, whatever caches of clients and devices say.
+                self.superblock.cache_epoch += 1;
+            }
         }
         self.bump(epoch);
         self.disk = DiskState::UpToDate;

@@ -17,7 +17,8 @@ use super::handshake::Rule;
 use super::interface::{Effect, Facts, Note, Order, Way};
 use super::session::Phase;
 use crate::base::ids::Epoch;
-use crate::base::state::{Continuity, DiskState, Exclusion, Role};
+use crate::base::limits::{PEER_SLOW, PINGS_MISSED};
+use crate::base::state::{Continuity, DiskState, Exclusion, Mode, Role};
 use crate::base::time::Moment;
 
 /// What the group has said, and what it is waited for to say.
@@ -50,10 +51,12 @@ impl Mirror {
         let superblock = &self.superblock;
         Facts {
             role: self.role,
+            mixed: false,
             disk: self.disk,
             connected: !matches!(phase, None | Some(Phase::Draining | Phase::Hello | Phase::Deciding)),
             session_with: self.peer().map(|peer| peer.incarnation),
-            in_sync: self.in_sync(),
+            in_sync: self.is_whole(),
+            lossy: self.settings.mode == Mode::Async,
             source: match phase {
                 Some(Phase::Joined) => true,
                 Some(Phase::Source(source)) => source.mirrors(),
@@ -61,16 +64,24 @@ impl Mirror {
                 _ => false,
             },
             wants_solo: self.role == Role::Primary && self.door.is_opening(),
+            peer_slow: self.is_peer_slow(),
             wants_qualify: self.word.wants_qualify,
             wants_peer_only: self.word.wants_peer_only,
             peer_outdated: superblock.peer_outdated,
-            memory: self.continuity(),
+            memory: if self.cache_lost { Continuity::Rebooted } else { self.continuity() },
             suspect: superblock.suspect || self.maps_unreadable,
             split: matches!(phase, Some(Phase::Refused)) && self.rule == Some(Rule::Fork),
             generation: superblock.lineage.current,
             seen_epoch: superblock.seen_epoch,
             cache_epoch: superblock.cache_epoch,
         }
+    }
+
+    /// Whether writes of clients wait for the peer's word for long. Asynchronous ones don't wait.
+    fn is_peer_slow(&self) -> bool {
+        let oldest = self.session.as_ref().and_then(|session| session.oldest_unwritten());
+        let waits = self.settings.mode != Mode::Async && self.role == Role::Primary && self.is_joined();
+        waits && oldest.is_some_and(|since| self.now.since(since) >= PEER_SLOW)
     }
 
     /// Whether what the local disk holds may be shown to clients now.
@@ -92,6 +103,9 @@ impl Mirror {
         if !could && self.may_read() {
             self.held_since = self.held_since.take().filter(|_| self.door.is_asking() || self.word.wants_peer_only);
             self.drive_all(out);
+            if self.settings.mode == Mode::Async {
+                self.slots.keys().into_iter().for_each(|key| self.conclude(key, out));
+            }
         }
     }
 
@@ -184,6 +198,9 @@ impl Mirror {
     pub(super) fn prepare_without_session(&mut self, out: &mut Vec<Effect>) {
         if self.word.order.is_some_and(|(_, order)| order == Order::PrepareSolo) && self.door == Door::Closed {
             self.prepare_solo(out);
+        }
+        if self.word.order.is_some_and(|(_, order)| order == Order::Outdate) {
+            self.outdate(out);
         }
     }
 
@@ -292,9 +309,18 @@ impl Mirror {
     }
 
     fn outdate(&mut self, out: &mut Vec<Effect>) {
-        let joined = self.session.as_ref().is_some_and(|session| !session.is_deciding());
-        if self.role == Role::Primary || self.door.is_opening() || self.is_changing() || joined {
+        let session = self.session.as_ref().filter(|session| !session.is_deciding());
+        let silent =
+            session.is_some_and(|session| self.now.since(session.heard) >= self.settings.ping_interval * PINGS_MISSED);
+        if self.role == Role::Primary || self.door.is_opening() || session.is_some() && !silent {
             return self.order_done(Err("it is primary, becoming so, or connected"), out);
+        }
+        if silent {
+            // The owner, heard elsewhere, has ended its session; that did not get through.
+            return self.end_session("the owner goes on alone", false, out);
+        }
+        if self.is_changing() {
+            return self.order_done(Err("it is in the middle of a change"), out);
         }
         match self.disk {
             DiskState::UpToDate => {}

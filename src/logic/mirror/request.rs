@@ -601,7 +601,8 @@ impl Mirror {
                     _ if slot.fua && self.settings.mode != Mode::Async => slot.remote.over(),
                     Mode::Sync => slot.remote.over(),
                     Mode::Memory => slot.received || slot.remote.over(),
-                    Mode::Async => slot.sequence.is_some() || slot.remote.over(),
+                    // Without the peer's word, its promise not to have taken over meanwhile is all there is.
+                    Mode::Async => slot.sequence.is_some() && self.may_read() || slot.remote.over(),
                 };
                 slot.local == Leg::Done && remote
             }

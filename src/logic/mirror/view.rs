@@ -53,9 +53,13 @@ impl Mirror {
     pub(super) fn in_sync(&self) -> bool {
         let caught_up =
             self.settings.mode != Mode::Async || self.session.as_ref().is_some_and(|session| session.sent_bytes == 0);
+        caught_up && self.is_whole()
+    }
+
+    /// The same, but for what an asynchronous volume has on its way.
+    pub(super) fn is_whole(&self) -> bool {
         let told_otherwise = self.session.as_ref().is_some_and(|session| session.unrepaired > 0);
-        let whole = self.disk == DiskState::UpToDate && self.is_joined() && self.marks.is_empty();
-        whole && caught_up && !told_otherwise
+        self.disk == DiskState::UpToDate && self.is_joined() && self.marks.is_empty() && !told_otherwise
     }
 
     /// Both sides of a pair that refuses to sync until one is given up.

@@ -44,7 +44,8 @@ settings! {
         /// Head start of the server that owns the group, before the other one has it switched off.
         fence_delay: Duration = "2s", "0" to "1min";
         /// A server that was switched off and on again may take over although acknowledged writes that were never flushed
-        /// may be lost; clients of before are refused.
+        /// may be lost, and so may one whose volume is asynchronous (`mode = "async"`) although the last ones may not have
+        /// arrived; clients of before are refused. Otherwise an operator decides.
         unclean_takeover: bool = "false";
         /// How long such a server waits for the other one before that.
         peer_wait: Duration = "1min", "1s" to "1h";

@@ -235,7 +235,7 @@ impl DaemonSettings {
 }
 
 /// Pings that must fit into the silence after which a link is given up.
-const PINGS_PER_TIMEOUT: u32 = 4;
+pub const PINGS_PER_TIMEOUT: u32 = 4;
 
 impl VolumeSettings {
     /// How long NBD clients are waited for.

@@ -9,6 +9,7 @@ use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::Config;
 use crate::runtime::config::failover::{ArbiterConfig, shared_spec};
 use crate::runtime::config::group::{GroupConfig, Start};
+use crate::runtime::config::settings::PINGS_PER_TIMEOUT;
 use crate::runtime::events::Events;
 use crate::runtime::fencing::agent::AgentSpec;
 use crate::runtime::fencing::script::ScriptSpec;
@@ -208,6 +209,7 @@ fn settings(config: &Config, group: &GroupConfig) -> Settings {
         heartbeat_interval: failover.heartbeat_interval,
         suspect_after: failover.suspect_after,
         dead_after: failover.dead_after,
+        link_silence: failover.dead_after.max(longest_ping(config, group) * PINGS_PER_TIMEOUT),
         init_dead_after: failover.init_dead_after,
         clock_rate_per_mille: failover.clock_rate_per_mille,
         permit_margin: failover.permit_margin,
@@ -229,6 +231,12 @@ fn settings(config: &Config, group: &GroupConfig) -> Settings {
         config: config.digest,
         version: version(),
     }
+}
+
+/// The longest time between two pings on any of the group's links.
+fn longest_ping(config: &Config, group: &GroupConfig) -> Duration {
+    let volumes = config.volumes.iter().filter(|volume| group.volumes.contains(&volume.name));
+    volumes.map(|volume| volume.settings.ping_interval).max().unwrap_or_default()
 }
 
 /// Version of this software.

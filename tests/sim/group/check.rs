@@ -14,11 +14,11 @@
 use super::super::node::NAMES;
 use super::super::world::World;
 use std::collections::BTreeSet;
-use twinblock::base::arbiter::Versioned;
+use twinblock::base::arbiter::{InSync, Versioned};
 use twinblock::base::group::{NodeState, Reason};
 use twinblock::base::ids::{Epoch, NodeId};
 use twinblock::base::range::{BLOCK, ByteRange};
-use twinblock::base::state::{DiskState, Mode, Role};
+use twinblock::base::state::{Continuity, DiskState, Mode, Role};
 use twinblock::base::time::Moment;
 use twinblock::logic::failover::state::Phase;
 use twinblock::logic::failover::states::advice;
@@ -112,7 +112,10 @@ impl World {
     fn check_holds_what_is_acknowledged(&self, node: usize, owner: usize) {
         // What it can't serve from, as its superblock says, harms nobody by being named; what a power loss took meanwhile
         // is a matter of the rank rule and of C4.
-        let there = self.nodes.iter().all(|node| node.process.is_some());
+        let there = self.nodes.iter().all(|node| node.process.is_some()) && !self.config.takes_over_behind();
+        // So is what a node forgot by a restart: it knows that it did.
+        let remembers = |process: &super::super::node::Process| process.mirror.facts().memory != Continuity::Rebooted;
+        let there = there && self.nodes[node].process.as_ref().is_some_and(remembers);
         if node == owner || !there || self.nodes[node].durable().disk != DiskState::UpToDate {
             return;
         }
@@ -139,7 +142,8 @@ impl World {
     /// (I1), and what only one node holds is remembered until both are in sync.
     pub fn check_group_write(&mut self, node: usize, holders: u8) {
         let alone = holders & (1 << (1 - node)) == 0;
-        if self.config.mode != Mode::Sync {
+        let early = self.config.mode == Mode::Async || self.peer_may_hold_in_memory(node);
+        if early {
             // What is acknowledged early is on one node only, for a moment, without anybody having been alone.
         } else if alone || holders & (1 << node) == 0 {
             let holder = if alone { node } else { 1 - node };
@@ -159,7 +163,11 @@ impl World {
         if !self.clock_is_doubtful(node) {
             self.nodes[node].lasting.acknowledged_in = epoch;
         }
-        let Some(standing) = self.outside.arbiter.standing else { return };
+        // A peer that died with what it had received knows that, and an operator has allowed a takeover without it.
+        let died = self.config.mode == Mode::Memory && early && self.nodes[1 - node].process.is_none();
+        let Some(standing) = self.outside.arbiter.standing.filter(|_| !died && !self.config.takes_over_behind()) else {
+            return;
+        };
         for index in (0..2).filter(|index| standing.record.insync.contains(NodeId(*index as u8))) {
             let knows = self.nodes[index].durable().disk != DiskState::UpToDate;
             assert!(
@@ -198,9 +206,10 @@ impl World {
         };
         let other = state(1 - owner).is_some_and(|state| state.phase == Phase::Standby);
         let quiet = (0..2).all(|node| state(node).is_some_and(|state| state.failed.is_none() && state.door.is_none()));
+        let alone = self.config.mode == Mode::Async && !self.config.takes_over_behind();
+        let insync = if alone { InSync::only(NodeId(owner as u8)) } else { InSync::BOTH };
         let right = self.outside.arbiter.standing.is_some_and(|standing| {
-            let record = standing.record;
-            usize::from(record.primary.0) == owner && record.insync == twinblock::base::arbiter::InSync::BOTH
+            usize::from(standing.record.primary.0) == owner && standing.record.insync == insync
         });
         let right = right || !self.group().is_some_and(|group| group.mode.has_arbiter());
         let allowed = |node: usize| {

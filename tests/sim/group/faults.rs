@@ -60,6 +60,10 @@ impl World {
                 Heal::Service(node, index)
             }
             Act::FalseRefusal => return self.group_input(node, Input::PeerRefused),
+            Act::ShardStuck => {
+                self.shard_sticks(node);
+                Heal::Shard(node)
+            }
             Act::PauseClock => {
                 self.pause_with_clock(node);
                 Heal::Resume(node)
@@ -83,6 +87,21 @@ impl World {
         self.outside.cut = [[true; 2]; 2];
         self.outside.client_split = client_split;
         self.cut_network();
+    }
+
+    /// The volume's thread makes no turn any more.
+    pub fn shard_sticks(&mut self, node: usize) {
+        let now = self.now;
+        if let Some(process) = &mut self.nodes[node].process {
+            process.stuck.get_or_insert(now);
+        }
+    }
+
+    fn shard_goes_on(&mut self, node: usize) {
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
+        if process.stuck.take().is_some() {
+            self.wake_up(node);
+        }
     }
 
     /// The machine stands still, and its clock with it.
@@ -125,6 +144,7 @@ impl World {
                 self.outside.step_fails[node] = None;
                 self.outside.step_hangs[node] = None;
             }
+            Heal::Shard(node) => self.shard_goes_on(node),
             Heal::Service(node, index) => self.group_input(node, Input::Resource { index, trouble: None }),
             other => unreachable!("{other:?} heals nothing of a group"),
         }
@@ -136,6 +156,7 @@ impl World {
         self.heal_group(Heal::Arbiter);
         for node in 0..2 {
             self.heal_group(Heal::Fence(node));
+            self.heal_group(Heal::Shard(node));
             self.heal_group(Heal::Steps(node));
             for index in 0..3 {
                 self.heal_group(Heal::Service(node, index));

@@ -240,10 +240,11 @@ impl World {
     /// One turn of the group's thread.
     fn group_turn(&mut self, node: usize, life: u64) {
         let clock = self.clock(node);
-        let name = NAMES[node];
+        let (name, now) = (NAMES[node], self.now);
         let Some(process) = self.nodes[node].process.as_mut().filter(|p| p.life == life && !p.paused) else { return };
+        let stood = process.stuck.map_or(Duration::ZERO, |since| now.since(since));
         let Some(side) = process.group.as_mut() else { return };
-        if side.turn_at.is_some_and(|at| at <= self.now) {
+        if side.turn_at.is_some_and(|at| at <= now) {
             side.turn_at = None;
         }
         let Some(core) = side.core.as_mut() else { return };
@@ -251,7 +252,7 @@ impl World {
         if std::mem::take(&mut side.link_heard) {
             inputs.push(Input::LinkHeard);
         }
-        inputs.push(Input::TurnAge(Duration::ZERO));
+        inputs.push(Input::TurnAge(stood));
         let mut effects = Vec::new();
         for input in inputs {
             if !matches!(input, Input::Heartbeat { .. } | Input::LinkHeard | Input::TurnAge(_) | Input::Tick) {

@@ -1,7 +1,7 @@
 //! Rows of the fault matrix that need both cores: who serves, how soon, and what becomes of the data. Each ends healed,
 //! settled and checked like any other run.
 
-use super::super::config::Config;
+use super::super::config::{Act, Config};
 use super::super::log::Log;
 use super::super::world::World;
 use super::run::scripted;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use twinblock::base::command::CommandOutcome;
 use twinblock::base::group::{FailoverMode, NodeState, Reason};
 use twinblock::base::ids::NodeId;
+use twinblock::base::state::{DiskState, Mode};
 use twinblock::logic::failover::interface::{Note, Verb};
 
 const ALPHA: usize = 0;
@@ -154,11 +155,21 @@ fn f006_f007_f008_the_standby_goes_and_the_owner_goes_on() {
 
 #[test]
 fn f009_the_link_alone_is_cut_and_the_owner_goes_on() {
-    let mut story = pair(9, FailoverMode::Arbiter);
-    story.world.cut_network();
-    story.served_by(ALPHA, seconds(14));
-    assert!(story.noted(ALPHA, |note| matches!(note, Note::Alone { .. })));
-    story.ends_well();
+    // Long before the link's own time-out, since beta is heard elsewhere: within a second of silence, and by its consent.
+    for mode in FailoverMode::ALL.iter().copied() {
+        for seed in 0..5 {
+            let mut story = pair_with(90 + seed, mode, |config| {
+                config.link_timeout = seconds(30);
+                config.remote_io_timeout = seconds(30);
+            });
+            story.world.cut_network();
+            story.pass(millis(200));
+            story.served_by(ALPHA, millis(2_300));
+            let rule = if mode == FailoverMode::Manual { "manual-mode" } else { "outdated-by-consent" };
+            assert!(story.noted(ALPHA, |note| matches!(note, Note::Alone { rule: by } if *by == rule)), "{mode}");
+            story.ends_well();
+        }
+    }
 }
 
 #[test]
@@ -309,4 +320,221 @@ fn a_group_handed_over_by_heartbeat_waits_for_the_links_word() {
         assert!(story.world.side(BETA).and_then(|side| side.core.as_ref()).is_some_and(|c| c.state().failed.is_none()));
         story.ends_well();
     }
+}
+
+#[test]
+fn f122_a_restarted_standby_that_had_only_received_does_not_take_over() {
+    // What it had received and not written, in mode memory, is gone with its process: beta's memory was promised.
+    let mut story = pair_with(122, FailoverMode::Arbiter, |config| config.mode = Mode::Memory);
+    story.world.outside.arbiter.away[ALPHA] = true;
+    story.world.kill(BETA, "kill -9");
+    story.pass(millis(1));
+    story.world.power_off(ALPHA);
+    story.world.outside.arbiter.away[ALPHA] = false;
+    story.world.start(BETA);
+    story.nothing_is_answered(seconds(40));
+    story.ends_well();
+}
+
+#[test]
+fn a_standby_in_mode_memory_writes_what_it_had_received_and_takes_over() {
+    for seed in 0..5 {
+        let mut story = pair_with(1_220 + seed, FailoverMode::Arbiter, |config| {
+            config.mode = Mode::Memory;
+            config.disk_latency = (millis(1), millis(30));
+        });
+        story.world.power_off(ALPHA);
+        story.served_by(BETA, seconds(5));
+        story.ends_well();
+    }
+}
+
+#[test]
+fn an_asynchronous_standby_does_not_take_over_by_itself() {
+    for mode in [FailoverMode::Arbiter, FailoverMode::Fencing, FailoverMode::ArbiterFencing] {
+        let mut story = pair_with(123, mode, |config| config.mode = Mode::Async);
+        story.world.power_off(ALPHA);
+        story.nothing_is_answered(seconds(20));
+        story.world.start(ALPHA);
+        story.served_by(ALPHA, seconds(30));
+        story.ends_well();
+    }
+}
+
+#[test]
+fn an_asynchronous_standby_that_may_take_over_declares_what_may_be_lost() {
+    let mut story = pair_with(124, FailoverMode::Arbiter, |config| {
+        config.mode = Mode::Async;
+        config.group.as_mut().expect("it has one").unclean_takeover = true;
+    });
+    let declared = story.world.stats.cache_losses;
+    story.world.isolate(true);
+    story.world.outside.arbiter.away[ALPHA] = true;
+    story.served_by(BETA, seconds(5));
+    assert_eq!(story.world.stats.cache_losses, declared + 1, "clients of before must not believe in what they wrote");
+    story.ends_well();
+}
+
+#[test]
+fn an_asynchronous_volume_moves_without_loss() {
+    for seed in 0..10 {
+        let mut story = pair_with(1_240 + seed, FailoverMode::Arbiter, |config| {
+            config.mode = Mode::Async;
+            config.link_latency = (millis(5), millis(60));
+            config.think = (millis(1), millis(2));
+        });
+        story.ask(BETA, Verb::Move { to: Some(NodeId(BETA as u8)) }).expect("it is drained first");
+        story.served_by(BETA, seconds(5));
+        assert_eq!(story.world.stats.cache_losses, 0, "nothing was lost");
+        story.world.power_off(ALPHA);
+        story.served_by(BETA, seconds(5));
+        story.ends_well();
+    }
+}
+
+/// Alpha owns the group without its disk, and beta's is the only copy: what is acknowledged from here on, alpha's disk lacks.
+fn owner_without_a_disk(seed: u64, mode: FailoverMode) -> Story {
+    let mut story = pair(seed, mode);
+    story.world.operator.on_duty = false;
+    story.world.nodes[ALPHA].faults.next_write = Some(twinblock::base::error::DiskError::Failed(5));
+    let before = story.answered();
+    story.wait(seconds(10), "served by beta's disk", |world| {
+        let answered: u64 = world.clients.iter().map(|client| client.answered).sum();
+        let without = world.view(ALPHA).is_some_and(|view| view.disk == DiskState::Diskless);
+        without && answered > before + 50
+    });
+    story
+}
+
+#[test]
+fn a_disk_that_was_out_does_not_come_back_as_the_newest_copy() {
+    // Nobody excluded alpha: it gave beta the word by itself, and its disk could not be told. Beta can't shoot.
+    for mode in [FailoverMode::Fencing, FailoverMode::BestEffort, FailoverMode::Arbiter] {
+        for restarts in [true, false] {
+            let mut story = owner_without_a_disk(301, mode);
+            story.world.outside.fence_broken[BETA] = true;
+            story.world.outside.arbiter.away[BETA] = true;
+            if restarts {
+                story.world.isolate(true);
+                story.world.kill(ALPHA, "kill -9");
+                story.world.start(ALPHA);
+            } else {
+                story.wait(seconds(20), "moved", |world| world.serves(BETA));
+                story.world.isolate(true);
+                story.pass(millis(100));
+                story.world.attach(ALPHA);
+            }
+            story.pass(seconds(40));
+            assert!(!story.world.serves(ALPHA), "{mode}: alpha serves what it had when its disk failed");
+            story.world.operator_on_duty();
+            story.ends_well();
+        }
+    }
+}
+
+/// Alpha serves alone in mode manual: its disk says that beta's copy is older.
+fn alone_in_mode_manual(seed: u64) -> Story {
+    let mut story = pair_with(seed, FailoverMode::Manual, |config| config.acts = vec![(Act::GroupForce, 0)]);
+    story.world.isolate(true);
+    story.served_by(ALPHA, seconds(10));
+    story
+}
+
+#[test]
+fn only_who_was_alone_starts_again_by_itself_in_mode_manual() {
+    let mut story = alone_in_mode_manual(302);
+    story.world.kill(BETA, "kill -9");
+    story.world.start(BETA);
+    story.pass(seconds(30));
+    assert!(!story.world.serves(BETA), "beta's copy is older, as far as it knows it may be");
+    story.world.kill(ALPHA, "kill -9");
+    story.world.start(ALPHA);
+    story.served_by(ALPHA, seconds(30));
+    assert!(!story.world.serves(BETA));
+    story.ends_well();
+}
+
+#[test]
+fn of_two_owners_that_hear_each_other_the_lower_epoch_gives_up() {
+    for (seed, epochs) in [(303, 0), (304, 1), (305, 2)] {
+        let mut story = alone_in_mode_manual(seed);
+        // Each restart of one that was alone is another epoch.
+        for _ in 0..epochs {
+            story.world.kill(ALPHA, "kill -9");
+            story.world.start(ALPHA);
+            story.served_by(ALPHA, seconds(30));
+        }
+        story.ask(BETA, Verb::Start { force: true }).expect("an operator insists");
+        story.wait(seconds(10), "served by both", |world| {
+            world.serves(ALPHA) && world.serves(BETA) && world.holds_address(ALPHA) && world.holds_address(BETA)
+        });
+        let epoch = |story: &Story, node| {
+            let side = story.world.side(node).and_then(|side| side.core.as_ref());
+            side.expect("its group runs").state().epoch
+        };
+        // Of two alike the home server keeps it.
+        let winner = if epoch(&story, ALPHA) >= epoch(&story, BETA) { ALPHA } else { BETA };
+        let loser = 1 - winner;
+        story.world.client_resets(0, false);
+        story.world.client_resets(1, false);
+        story.pass(seconds(1));
+        // They hear each other on the paths; the volumes' link is still cut.
+        story.world.outside.cut = [[false; 2]; 2];
+        story.wait(seconds(5), "one owner", |world| {
+            world.serves(winner) && !world.serves(loser) && world.holds_address(winner) && !world.holds_address(loser)
+        });
+        let connections = &story.world.nodes[loser].process.as_ref().expect("it runs").connections;
+        assert!(connections.is_empty(), "clients of the one that gave up are cut");
+        assert!(story.noted(loser, |note| matches!(note, Note::SplitBrain)), "an alarm is raised");
+        story.ends_well();
+    }
+}
+
+#[test]
+fn f117_an_old_clone_of_the_standbys_disk_does_not_take_over() {
+    let mut story = pair(306, FailoverMode::Arbiter);
+    let beta = &story.world.nodes[BETA];
+    let clone = (beta.disk.clone(), beta.metadata.image());
+    story.world.power_off(BETA);
+    story.served_by(ALPHA, seconds(14));
+    story.world.start(BETA);
+    story.wait(seconds(30), "in sync again", |world| world.both_in_sync() && world.group_is_settled());
+    story.served_by(ALPHA, seconds(5));
+    // The clone is of an older generation: it is put back, and the owner dies before they meet.
+    story.world.power_off(BETA);
+    (story.world.nodes[BETA].disk, story.world.nodes[BETA].metadata) = clone;
+    story.world.outside.checks.forget_epoch(BETA);
+    story.world.power_off(ALPHA);
+    story.world.start(BETA);
+    story.nothing_is_answered(seconds(40));
+    // Then they meet: it is brought up to date, and compared as a whole.
+    story.world.start(ALPHA);
+    story.served_by(ALPHA, seconds(30));
+    story.ends_well();
+}
+
+#[test]
+fn a_stuck_thread_of_the_owners_volume_ends_its_daemon_and_the_standby_takes_over() {
+    let mut story = pair(307, FailoverMode::Arbiter);
+    let life = story.world.process_of(ALPHA).life;
+    story.world.shard_sticks(ALPHA);
+    story.served_by(BETA, seconds(20));
+    assert!(!story.world.alive(ALPHA, life), "only its end lets the other one serve");
+    story.ends_well();
+}
+
+#[test]
+fn a_stuck_thread_of_the_standbys_volume_does_not_hold_the_owner() {
+    let mut story = pair(308, FailoverMode::Arbiter);
+    story.world.shard_sticks(BETA);
+    story.served_by(ALPHA, seconds(20));
+    story.wait(seconds(20), "seen by the owner", |world| {
+        world
+            .outside
+            .notes
+            .iter()
+            .any(|(who, note)| *who == ALPHA && matches!(note, Note::Stuck { here: false, stuck: true }))
+    });
+    assert_eq!(story.world.serving(), Some(ALPHA));
+    story.ends_well();
 }
