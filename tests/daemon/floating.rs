@@ -1,87 +1,13 @@
 //! Two servers and a client in network namespaces: NBD clients find the volume at its floating address, whoever owns it.
 
 use crate::pair::{ALPHA, BETA, Pair, assert_holds, write};
+use crate::town::{PORT, Town, floating, skipped, v4};
 use serde_json::Value;
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
-use twinblock::io::namespace::Namespace;
+use std::net::SocketAddr;
 use twinblock::runtime::demo::nbd::NbdClient;
 
 const MIB: u64 = 1 << 20;
-const PORT: u16 = 10809;
-/// Patience of the test's client for a connection; it tries again.
-const CONNECT_TIME: Duration = Duration::from_millis(200);
-const ANSWER_TIME: Duration = Duration::from_secs(10);
-
-/// The network: servers alpha and beta, and a client, on one switch.
-struct Town {
-    hosts: [Arc<Namespace>; 3],
-    switch: Namespace,
-}
-
-const CLIENT: usize = 2;
-
-fn v4(last: u8) -> IpAddr {
-    IpAddr::from([10, 97, 0, last])
-}
-
-fn v6(last: u16) -> IpAddr {
-    IpAddr::from([0xfd00, 0x97, 0, 0, 0, 0, 0, last])
-}
-
-/// The floating addresses.
-fn floating() -> [IpAddr; 2] {
-    [v4(50), v6(0x50)]
-}
-
-impl Town {
-    fn new() -> Town {
-        let switch = Namespace::new().unwrap();
-        switch.make_switch().unwrap();
-        let hosts = [0, 1, 2].map(|host: u8| {
-            let space = Namespace::new().unwrap();
-            space.plug_into(&switch, &format!("p{host}"), "eth0").unwrap();
-            space.give("eth0", v4(host + 1), 24).unwrap();
-            space.give("eth0", v6(u16::from(host) + 1), 64).unwrap();
-            Arc::new(space)
-        });
-        Town { hosts, switch }
-    }
-
-    /// A client at an address, once somebody serves there.
-    fn client(&self, pair: &mut Pair, address: IpAddr) -> NbdClient {
-        let to = SocketAddr::new(address, PORT);
-        pair.wait(&format!("a client at {to}"), |_| {
-            let connect = move || NbdClient::connect_within(to, "vol0", CONNECT_TIME, ANSWER_TIME);
-            self.hosts[CLIENT].inside(connect).unwrap().ok()
-        })
-    }
-
-    /// A client that was greeted and has nothing to say.
-    fn silent_client(&self, address: IpAddr) -> TcpStream {
-        let to = SocketAddr::new(address, PORT);
-        let mut stream = self.hosts[CLIENT].inside(move || TcpStream::connect(to)).unwrap().unwrap();
-        stream.set_read_timeout(Some(ANSWER_TIME)).unwrap();
-        stream.read_exact(&mut [0; 18]).unwrap();
-        stream
-    }
-
-    fn has(&self, host: usize, address: IpAddr) -> bool {
-        self.hosts[host].has(address).unwrap()
-    }
-}
-
-/// What is missing here for these tests, if anything is.
-fn skipped() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        eprintln!("SKIPPED: network namespaces need root");
-    }
-    !root
-}
-
 /// Two servers in the town, with a group that has both floating addresses; nothing runs yet.
 fn pair(town: &Town, failover: &str) -> Pair {
     let mut pair = Pair::initialised("", "64MiB");

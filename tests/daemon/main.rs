@@ -1,11 +1,13 @@
 //! The product as its users meet it: two daemons, the command, an NBD client. Nothing is stubbed but the second machine.
 
 mod pair;
+mod town;
 #[path = "../heartbeat/word.rs"]
 mod word;
 
 mod archive;
 mod bad_input;
+mod bad_resources;
 mod bench;
 mod bounds;
 mod chaos;

@@ -195,7 +195,12 @@ fn notices(view: &GroupView, settings: &Settings, evidence: &Evidence, resources
     let peer = &settings.node_names[usize::from(settings.node.peer().0)];
     let owns = view.role == GroupRole::Owner;
     for resource in resources {
-        if resource.unfit || matches!(resource.state, ResourceState::Failed | ResourceState::Unknown) {
+        let broken = matches!(resource.state, ResourceState::Failed | ResourceState::Unknown);
+        // What was begun after it was stopped again, but this is why the group is down.
+        let start_failed = view.reason == Reason::CriticalServiceStartFailed
+            && resource.state == ResourceState::Stopped
+            && resource.next != ResourceState::Stopped.advice().1;
+        if resource.unfit || broken || start_failed {
             let ResourceReport { name, state, reason, next, .. } = resource;
             list.push(format!("{name} is {state}: {reason}; {next}"));
         }

@@ -73,14 +73,20 @@ fn choose_plain(config: &AddressConfig, interfaces: &[Interface], addresses: &[A
     }
 }
 
-/// The networks an interface is in by its own addresses: not by floating ones, nor by single hosts' addresses.
+/// The networks an interface is in by its own addresses: not by floating ones, nor by single hosts' addresses, nor by the
+/// one that every interface has for its own link, unless the address is of that.
 fn networks<'a>(config: &AddressConfig, interface: &Interface, addresses: &'a [Assigned]) -> Vec<&'a Assigned> {
     let bits = if config.address.is_ipv4() { 32 } else { 128 };
     addresses
         .iter()
         .filter(|own| own.index == interface.index && own.address.is_ipv4() == config.address.is_ipv4())
         .filter(|own| own.address != config.address && !own.ours && own.prefix < bits)
+        .filter(|own| !is_of_the_link(own.address) || is_of_the_link(config.address))
         .collect()
+}
+
+fn is_of_the_link(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn spot(config: &AddressConfig, interface: &Interface, network: &Assigned) -> Result<Spot, Trouble> {
@@ -193,11 +199,8 @@ mod tests {
         assert!(gone.contains("there is no interface eth7") && gone.contains("there are: eth0, eth1"), "{gone}");
         let other = on("10.0.1.9", "eth0");
         assert!(other.contains("10.0.1.9 is in none of the networks of eth0 (10.0.0.0/24)"), "{other}");
-        let (interfaces, addresses) = server();
-        let mut config = AddressConfig::new("web", "fd00::9".parse().unwrap());
-        config.interface = Some("eth1".into());
-        let only_v4: Vec<Assigned> = addresses.into_iter().filter(|own| own.address.is_ipv4()).collect();
-        let family = choose(&config, &interfaces, &only_v4).unwrap_err().to_string();
+        // The address of its own link, which every interface has, is no network of the server.
+        let family = on("fd00::9", "eth1");
         assert!(family.contains("eth1 has no IPv6 network"), "{family}");
         let loopback = on("127.0.0.9", "lo");
         assert!(loopback.contains("127.0.0.9 is no address a server can own"), "{loopback}");
