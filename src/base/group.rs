@@ -181,7 +181,7 @@ pub enum Reason {
     NetworkIsolated,
     /// The peer's promise ended; nothing is served until it is known who owns the group.
     LeaseLost,
-    /// The arbiter does not answer: nobody can take over.
+    /// The arbiter does not answer, or can't be used: nobody can take over.
     ArbiterUnreachable,
     /// The arbiter's record is older than one seen before.
     ArbiterWentBack,

@@ -205,6 +205,8 @@ pub const ARBITER_SIGN_TIME: Duration = Duration::from_secs(90);
 
 /// Time between two looks at every part of the arbiter, besides the questions the group asks it.
 pub const ARBITER_HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+/// The same while such a look found something: what is mended is known soon.
+pub const ARBITER_TROUBLED_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two looks whether the device that switches the peer off can be reached: some are slow and wear out.
 pub const FENCING_HEALTH_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest time a look at a resource may take for `group status`, which must not hang with it.

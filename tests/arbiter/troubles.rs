@@ -141,6 +141,21 @@ async fn users_passwords_and_tokens() {
     let first = put(&twin, takeover(0, None)).await;
     assert_eq!(twin.check(false).await.trouble, None);
 
+    // One who may only read is found out before anything has to be put, and nothing is put to find out.
+    let role = |what: &str, right: &[&str]| {
+        let words = [&["--user", "root:rootpass", "role", what, "twin", "--prefix=true"], right].concat();
+        server.control(&[&words[..], &["/twinblock/lab/"]].concat());
+    };
+    role("revoke-permission", &[]);
+    role("grant-permission", &["read"]);
+    let reader = as_user("twin", "twinpass");
+    let trouble = reader.check(false).await.trouble.expect("a reader can't be relied on");
+    assert!(trouble.kind == ArbiterErrorKind::Permission, "{trouble}");
+    assert!(trouble.to_string().contains("the right to read and write"), "{trouble}");
+    role("revoke-permission", &[]);
+    role("grant-permission", &["readwrite"]);
+    assert_eq!((reader.check(false).await.trouble, found(&reader).await), (None, Some(first)));
+
     let error = failure(&arbiter(&[&server], PATIENCE)).await;
     assert!(error.kind == ArbiterErrorKind::Credentials && error.detail.contains("no user is configured"), "{error}");
     let error = failure(&as_user("stranger", "strangerpass")).await;

@@ -6,6 +6,7 @@ mod town;
 mod word;
 
 mod archive;
+mod bad_arbiters;
 mod bad_input;
 mod bad_resources;
 mod bench;

@@ -10,6 +10,8 @@ pub struct Arbiter {
     register: Register,
     /// Every change takes exactly so long.
     pub change_takes: Option<std::time::Duration>,
+    /// Whoever asks may read, and change nothing.
+    pub read_only: bool,
     /// What a backup would bring back.
     backup: Option<Versioned>,
 }
@@ -17,6 +19,9 @@ pub struct Arbiter {
 impl Arbiter {
     /// Carries the call out, at the moment it arrives.
     pub fn carry_out(&mut self, call: ArbiterCall) -> Answer {
+        if self.read_only && matches!(call, ArbiterCall::Cas { .. }) {
+            return Register::silence(call, false);
+        }
         let before = (self.revision, self.standing);
         let answer = self.register.carry_out(call);
         if self.revision != before.0 {

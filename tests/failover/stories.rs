@@ -3,6 +3,7 @@
 use super::config::Fault;
 use super::scenarios::{ALPHA, BETA, Story, pair, pair_with, seconds};
 use super::world::{World, ms};
+use twinblock::base::arbiter::{ArbiterError, ArbiterErrorKind};
 use twinblock::base::group::{FailoverMode, NodeState, Reason, StepVerb};
 use twinblock::base::ids::NodeId;
 use twinblock::base::state::Role;
@@ -235,6 +236,27 @@ fn an_explanation_names_what_is_in_the_way() {
     assert_eq!(blocked.why.as_deref(), Some("the arbiter does not answer"));
     let manual = pair(FailoverMode::Manual);
     assert_eq!(explain(&manual, BETA, Loss::Peer).why.as_deref(), Some("mode manual: an operator decides"));
+}
+
+// --- an arbiter that takes no change
+
+#[test]
+fn a_move_that_the_arbiter_refuses_leaves_the_group_where_it_is() {
+    let mut story = pair(FailoverMode::Arbiter);
+    story.world.arbiter.read_only = true;
+    assert_eq!(story.ask(ALPHA, Verb::Move { to: None }), Err("failed".into()));
+    story.acknowledges(ALPHA, seconds(2));
+    assert!(story.noted(ALPHA, |note| matches!(note, Note::Began { rule: "arbiter-refused", .. })));
+    // A look at the whole of it finds out beforehand.
+    let error = ArbiterError::new(ArbiterErrorKind::Permission, "permission denied");
+    story.world.input(ALPHA, Input::ArbiterLooked { trouble: Some(error) });
+    assert_eq!(story.ask(ALPHA, Verb::Move { to: None }), Err("arbiter".into()));
+    assert_eq!(story.shown(ALPHA), (NodeState::Normal, Reason::ArbiterUnreachable));
+    story.world.input(ALPHA, Input::ArbiterLooked { trouble: None });
+    story.world.arbiter.read_only = false;
+    story.pass(seconds(6));
+    story.ask(ALPHA, Verb::Move { to: None }).unwrap();
+    story.settled_at(BETA);
 }
 
 // --- the arbiter restored from a backup

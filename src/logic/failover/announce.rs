@@ -55,10 +55,10 @@ impl Failover {
 
     /// Tells what has changed and is nobody's decision.
     pub(super) fn tell_changes(&mut self, out: &mut Vec<Effect>) {
-        let arbiter_down = self.settings.mode.has_arbiter() && self.register.trouble().is_some();
+        let arbiter_down = self.arbiter_trouble().is_some();
         if arbiter_down != self.told.arbiter_down {
             self.told.arbiter_down = arbiter_down;
-            let trouble = self.register.trouble().map(|trouble| trouble.to_string());
+            let trouble = self.arbiter_trouble().map(ToString::to_string);
             out.push(Effect::Note(Note::Arbiter { trouble }));
         }
         let differs = self.peer.is_some_and(|peer| peer.config != self.settings.config);

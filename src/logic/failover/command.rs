@@ -206,11 +206,11 @@ impl Failover {
             return refuse("peer-unfit", reason, next);
         }
         let arbiter = self.settings.mode.has_arbiter();
-        if let Some(trouble) = self.register.trouble().filter(|_| arbiter) {
+        if let Some(trouble) = self.arbiter_trouble() {
             return refuse(
                 "arbiter",
-                format!("The arbiter can't be asked: {}.", trouble.detail),
-                trouble.next().into(),
+                format!("The arbiter can't be used: {}.", trouble.detail),
+                sentence(trouble.next()),
             );
         }
         let known = self.register.record().is_some_and(|record| record.insync.contains(self.settings.node.peer()));
@@ -272,9 +272,10 @@ impl Failover {
                 let reason = "A critical resource is down, or a node is in failed mode.".into();
                 refuse("unhealthy", reason, "See `group status` for which; mend it first.")
             }
-            () if self.settings.mode.has_arbiter() && self.register.trouble().is_some() => {
-                let reason = "The arbiter does not answer: nobody could take over.".into();
-                refuse("arbiter", reason, "Bring the arbiter back first.")
+            () if self.arbiter_trouble().is_some() => {
+                let trouble = self.arbiter_trouble().expect("there is some");
+                let reason = format!("The arbiter can't be used, so nobody could take over: {}.", trouble.detail);
+                refuse("arbiter", reason, &sentence(trouble.next()))
             }
             () => None,
         }
@@ -350,4 +351,10 @@ impl Failover {
             _ => {}
         }
     }
+}
+
+/// A clause as a sentence of its own.
+fn sentence(clause: &str) -> String {
+    let mut letters = clause.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).chain(['.']).collect())
 }

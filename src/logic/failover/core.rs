@@ -28,6 +28,7 @@ use super::reconfigure::Pace;
 use super::register::{Hints, Register, Verdict};
 use super::state::{Leave, Phase, State};
 use super::talk::Talk;
+use crate::base::arbiter::ArbiterError;
 use crate::base::group::{GroupRole, Memory, NodeState, Reason};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CommandId, Epoch};
@@ -53,6 +54,8 @@ pub struct Failover {
     pub(super) permit: Permit,
     pub(super) promises: Promises,
     pub(super) register: Register,
+    /// What the last look at every part of the arbiter found wrong.
+    pub(super) arbiter_unfit: Option<ArbiterError>,
     pub(super) fencing: Fencing,
     pub(super) plan: Plan,
     pub(super) talk: Talk,
@@ -153,6 +156,7 @@ impl Failover {
             permit: Permit::default(),
             promises: Promises::new(&settings, memory.promised, now, rules),
             register: Register::new(settings.node, memory.arbiter_epoch, retry, interval, now, rules),
+            arbiter_unfit: None,
             fencing: Fencing::default(),
             troubles: vec![None; settings.resources.len()],
             plan,
@@ -200,6 +204,7 @@ impl Failover {
                     self.verdict(verdict, out);
                 }
             }
+            Input::ArbiterLooked { trouble } => self.arbiter_unfit = trouble,
             Input::Fenced { id, result } => self.fenced(id, result, out),
             Input::Probed { id, targets_answer, peer_answers } => self.probed(id, targets_answer, peer_answers, out),
             Input::StepDone { id, result } => self.step_done(id, result, out),
@@ -279,6 +284,12 @@ impl Failover {
         if let Some(step) = self.plan.overdue(self.now) {
             self.step_ended(step, Err("it did not end within its time".into()), out);
         }
+    }
+
+    /// What is wrong with the arbiter: its last answer was no good one, or else a look at all of it found something.
+    pub(super) fn arbiter_trouble(&self) -> Option<&ArbiterError> {
+        let trouble = self.register.trouble().or(self.arbiter_unfit.as_ref());
+        trouble.filter(|_| self.settings.mode.has_arbiter())
     }
 
     /// A new id for something that will be answered.

@@ -8,7 +8,7 @@
 //! - The gate is looked at when a reply leaves, not when its request came: a turn that overran must not answer.
 //! - [`Input::Mirror`] comes whenever a fact of any volume changes, and before the answer to an order that changed it.
 
-use crate::base::arbiter::{CasOutcome, ReadOutcome, Record, Versioned};
+use crate::base::arbiter::{ArbiterError, CasOutcome, ReadOutcome, Record, Versioned};
 use crate::base::command::CommandOutcome;
 use crate::base::group::{FailoverMode, Memory, NodeState, Reason, Stage, StepVerb};
 use crate::base::heartbeat::Heartbeat;
@@ -147,6 +147,12 @@ pub enum Input {
         id: u64,
         /// What it yielded.
         outcome: CasOutcome,
+    },
+    /// A look at every part of the arbiter, now and then: what would keep the record from being changed or believed, which
+    /// reading it does not show; or that nothing would.
+    ArbiterLooked {
+        /// `None`: well.
+        trouble: Option<ArbiterError>,
     },
     /// The fencing agent ended.
     Fenced {

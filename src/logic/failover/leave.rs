@@ -5,16 +5,17 @@
 //! Stop:  Stopping ─► Quiescing ─► standby, nobody's
 //! Yield: Stopping, and the volume is demoted at the same time ─► standby
 //! ```
-//! A stop that fails ends a move where it is: the group stays here, in failed mode, and is not started elsewhere.
+//! A stop that fails ends a move where it is: the group stays here, in failed mode, and is not started elsewhere. An arbiter
+//! that takes no change of its record ends it, too: the group stays here and is started again.
 
 use super::core::Failover;
 use super::detector::Level;
-use super::interface::{Change, Effect, MirrorOrder};
+use super::interface::{Change, Effect, MirrorOrder, Way};
 use super::mutation::Mutation;
 use super::plan::{Direction, End};
 use super::register::Purpose;
 use super::state::{Leave, LeaveStep, Phase, TakeStep};
-use crate::base::arbiter::InSync;
+use crate::base::arbiter::{InSync, Record};
 use crate::base::group::{GroupRole, Reason, Stage};
 use crate::base::heartbeat::Question;
 use crate::base::ids::Epoch;
@@ -44,7 +45,9 @@ impl Failover {
                 self.obeyed_record(out);
             }
             LeaveStep::Recording => {
-                if !self.register.binds() && self.now >= self.retry_at && how == Leave::Move {
+                if self.may_stay_after_all() {
+                    self.stay_after_all(out);
+                } else if !self.register.binds() && self.now >= self.retry_at && how == Leave::Move {
                     self.register.want(Purpose::Handover, self.now);
                 }
             }
@@ -146,7 +149,7 @@ impl Failover {
             return self.yield_group("moved-in-part", out);
         }
         if self.mirror.role == Role::Primary {
-            self.become_phase(Phase::TakingOver { way: super::interface::Way::Claim, step: TakeStep::Starting });
+            self.become_phase(Phase::TakingOver { way: Way::Claim, step: TakeStep::Starting });
             self.plan.go(Direction::Up);
         } else {
             // Nobody's now; the rule for two standbys finds its owner.
@@ -154,6 +157,26 @@ impl Failover {
             self.register.forget();
             self.become_phase(Phase::Standby);
         }
+    }
+
+    /// Whether the arbiter took nothing for certain, and its record names this node as before: nobody was offered the group,
+    /// and nobody can have taken it while the peer stands by. An arbiter that answers never again must not cost the service.
+    fn may_stay_after_all(&self) -> bool {
+        let names_me = |record: Record| record.primary == self.settings.node && record.epoch == self.state.epoch;
+        let refused = self.register.trouble().is_some() && !self.register.binds();
+        let alone = self.job.is_some() || !self.is_session_current() || !self.mirror.in_sync;
+        refused && !alone && self.register.record().is_some_and(names_me)
+    }
+
+    /// The group stays where it was: its volume becomes primary again, with the peer's leave, in the same epoch.
+    fn stay_after_all(&mut self, out: &mut Vec<Effect>) {
+        let why = self.register.trouble().map_or_else(String::new, |trouble| trouble.detail.clone());
+        self.answer_waiting(false, &format!("the arbiter takes no change of its record ({why})"), out);
+        self.register.drop_unless_bound(|purpose| purpose == Purpose::Handover);
+        let reason = self.state.reason;
+        self.begin_episode(Change::ToOwner, reason, "arbiter-refused", (Stage::Volume, self.now), out);
+        self.talk.grant(InSync::BOTH);
+        self.promote(Way::Claim, out);
     }
 
     /// The volume was made secondary at once.

@@ -248,8 +248,8 @@ pub const TABLE: &[Row] = &[
     row(
         In(&[], &[R::ArbiterUnreachable]),
         Any,
-        "The group runs, and there is no automatic failover: the arbiter does not answer.",
-        "Bring the arbiter back, or the network to it.",
+        "The group runs, and there is no automatic failover: the arbiter can't be used.",
+        "Bring the arbiter back, or the network to it, or mend what the notices say of it.",
     ),
     row(
         In(&[S::Unknown], &[R::Disabled]),
@@ -376,8 +376,8 @@ pub const TABLE: &[Row] = &[
     row(
         In(&[S::Unknown], &[R::NetworkIsolated]),
         Any,
-        "This node hears neither its peer nor the arbiter, and does not serve.",
-        "Mend this node's network.",
+        "This node hears its peer no more and can't use the arbiter, so it does not serve.",
+        "Mend this node's network, or what the notices say of the arbiter.",
     ),
     row(
         In(&[S::Unknown], &[R::PeerDown]),

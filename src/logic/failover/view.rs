@@ -107,7 +107,7 @@ impl Failover {
             in_sync: self.mirror.in_sync,
             resyncing: self.mirror.connected && !self.mirror.in_sync,
             held: self.held_since.is_some(),
-            arbiter_down: arbiter && self.register.trouble().is_some(),
+            arbiter_down: self.arbiter_trouble().is_some(),
             arbiter_back: arbiter && self.register.went_back(),
             split: self.mirror.split,
         }
@@ -171,7 +171,7 @@ impl Failover {
             },
             arbiter: ArbiterView {
                 record: record.map(|record| (record.primary, record.epoch, record.insync.into())),
-                trouble: self.register.trouble().map(|trouble| trouble.to_string()),
+                trouble: self.arbiter_trouble().map(ToString::to_string),
             },
             resources: standing
                 .map(|((name, standing), trouble)| (name, *standing, trouble.as_ref().map(|(_, why)| why.clone())))

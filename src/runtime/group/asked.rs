@@ -1,7 +1,7 @@
 //! The arbiter and the fencing device as a group uses them, with what is known of their health.
 
 use crate::base::arbiter::{ArbiterError, CasOutcome, ReadOutcome};
-use crate::base::limits::{ARBITER_HEALTH_INTERVAL, FENCING_HEALTH_INTERVAL};
+use crate::base::limits::{ARBITER_HEALTH_INTERVAL, ARBITER_TROUBLED_INTERVAL, FENCING_HEALTH_INTERVAL};
 use crate::base::time::Moment;
 use crate::io::clock::{calendar, now};
 use crate::logic::failover::interface::{ArbiterCall, Input};
@@ -120,8 +120,8 @@ impl Asked {
         }
     }
 
-    /// Looks at the arbiter's health now and then, and says when it changes.
-    pub async fn watch(&self, group: &str) {
+    /// Looks at the arbiter's health now and then, and says when it changes, in the log and to `tell`.
+    pub async fn watch(&self, group: &str, tell: impl Fn(Option<ArbiterError>)) {
         let mut told = None;
         loop {
             let trouble = self.look().await;
@@ -130,14 +130,17 @@ impl Asked {
                     Some(trouble) => tracing::error!(group, "the arbiter is not as it should be: {trouble}"),
                     None => tracing::info!(group, "the arbiter is well again"),
                 }
-                told = trouble;
+                tell(trouble.clone());
             }
-            tokio::time::sleep(ARBITER_HEALTH_INTERVAL).await;
+            // While it stands in the way of a change of role, it is soon seen that it does no more.
+            let pause = if trouble.is_some() { ARBITER_TROUBLED_INTERVAL } else { ARBITER_HEALTH_INTERVAL };
+            told = trouble;
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// Looks at every part of it once. What is wrong, and the next step.
-    async fn look(&self) -> Option<String> {
+    /// Looks at every part of it once. What is wrong.
+    async fn look(&self) -> Option<ArbiterError> {
         let peer_alive = now().since(self.peer_heard.get()) < ARBITER_HEALTH_INTERVAL;
         let report = self.arbiter.check(peer_alive).await;
         let mut health = self.health.borrow_mut();
@@ -145,7 +148,7 @@ impl Asked {
             health.error = Some((calendar(), error.clone()));
         }
         health.report = report;
-        health.report.trouble.as_ref().map(ToString::to_string)
+        health.report.trouble.clone()
     }
 
     /// What is known of it, without its record.
@@ -272,7 +275,7 @@ mod tests {
         assert_eq!(asked.look().await, None, "nobody can say while the other server is not up");
         assert_eq!(asked.evidence().notes.len(), 1, "but that it is not proven is said");
         asked.hear_peer();
-        let trouble = asked.look().await.unwrap();
+        let trouble = asked.look().await.unwrap().to_string();
         assert!(trouble.contains("beta is alive, but its sign of life is not there"), "{trouble}");
         assert!(trouble.contains("put the directory on storage that both servers share"), "{trouble}");
         let evidence = asked.evidence();

@@ -9,11 +9,12 @@ use super::make::{Maker, Outgoing, Way};
 use super::probe::ProbeSpec;
 use super::remembered;
 use super::task::{self, Call, Parts, ShardVolume, Sources, ended};
+use crate::base::arbiter::{ArbiterError, ArbiterErrorKind};
 use crate::base::command::CommandOutcome;
 use crate::base::ids::NodeId;
 use crate::base::time::Moment;
 use crate::io::clock::calendar;
-use crate::logic::failover::interface::{Identity, Settings, Verb};
+use crate::logic::failover::interface::{Identity, Input, Settings, Verb};
 use crate::logic::mirror::interface::Facts;
 use crate::logic::volumes::Volumes;
 use crate::runtime::arbiter::ArbiterSpec;
@@ -257,8 +258,16 @@ fn prepare(
         });
     }
     if let Some(asked) = arbiter.clone() {
-        let group = name.clone();
-        tokio::task::spawn_local(async move { asked.watch(&group).await });
+        let (group, answers) = (name.clone(), answers.clone());
+        tokio::task::spawn_local(async move {
+            let tell = |trouble: Option<ArbiterError>| {
+                // Whether it answers is seen by the group's own questions, and at once.
+                let answers_not = [ArbiterErrorKind::Unreachable, ArbiterErrorKind::TimedOut];
+                let trouble = trouble.filter(|trouble| !answers_not.contains(&trouble.kind));
+                answers.send(Input::ArbiterLooked { trouble }).unwrap_or(());
+            };
+            asked.watch(&group, tell).await;
+        });
     }
     let folder = spec.context.state_dir.join(format!("files.{name}"));
     std::fs::create_dir_all(&folder).map_err(|error| format!("{} can't be made: {error}", folder.display()))?;

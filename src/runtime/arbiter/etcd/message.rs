@@ -71,6 +71,16 @@ pub fn swap(key: &[u8], expected: Option<&Entry>, new: &[u8]) -> Value {
     })
 }
 
+/// Asks to put something at the key if what stands there is older than anything can be: nothing is ever put, but etcd says
+/// whether this user might.
+pub fn rights(key: &[u8]) -> Value {
+    let key = base64::encode(key);
+    json!({
+        "compare": [{ "key": key, "target": "CREATE", "result": "LESS", "create_revision": "0" }],
+        "success": [{ "request_put": { "key": key, "value": "" } }],
+    })
+}
+
 /// Asks for a token.
 pub fn authenticate(user: &str, password: &str) -> Value {
     json!({ "name": user, "password": password })

@@ -155,7 +155,12 @@ impl Etcd {
 
     /// Asks every member how it is, and reads the key.
     pub async fn check(&mut self, deadline: Instant) -> Report {
-        let read = self.read(share(deadline, 2)).await;
+        let mut read = self.read(share(deadline, 3)).await;
+        if read.is_ok()
+            && let Err(error) = self.may_write(share(deadline, 2)).await
+        {
+            read = Err(error);
+        }
         let mut looks = Vec::new();
         for endpoint in &self.spec.endpoints {
             let (endpoint, tls, token) = (endpoint.clone(), self.spec.tls.clone(), self.token.clone());
@@ -181,6 +186,19 @@ impl Etcd {
         };
         report.notes = self.notes(troubles.len());
         report
+    }
+
+    /// Whether this user may change the record: before it is needed, and without changing it.
+    async fn may_write(&mut self, deadline: Instant) -> Result<(), ArbiterError> {
+        if self.spec.user.is_none() || self.open_to_all {
+            return Ok(());
+        }
+        let asked = self.ask(TXN, &message::rights(self.key.as_bytes()), deadline).await;
+        match asked {
+            Err(trouble) if trouble.error.kind == ArbiterErrorKind::Permission => Err(trouble.error),
+            // Whatever else is wrong is seen, and said better, by the other questions.
+            _ => Ok(()),
+        }
     }
 
     fn place_of(&self, endpoint: &Endpoint, status: &Status) -> Place {
@@ -314,6 +332,9 @@ impl Etcd {
     /// The current endpoint was of no use: the next one is asked from now on.
     fn give_up_endpoint(&mut self) {
         self.connection = None;
+        // An etcd that was restored waits with the tokens of before until its log is as long as it was then: for ever. It
+        // does not refuse them, so a question that had no answer is asked with a new one.
+        self.token = None;
         self.current = (self.current + 1) % self.spec.endpoints.len();
     }
 
