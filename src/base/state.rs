@@ -146,9 +146,17 @@ pub enum SplitBrain {
     DiscardZeroChanges,
     /// A secondary that changed less than the other is given up.
     DiscardLeast,
+    /// A secondary that became primary after the other did is given up.
+    DiscardYounger,
+    /// A secondary that became primary before the other did is given up.
+    DiscardOlder,
+    /// A secondary that the arbiter's record does not name is given up: the one of the older epoch.
+    PreferArbiterPrimary,
 }
 words!(SplitBrain {
     Manual => "manual", DiscardZeroChanges => "discard-zero-changes", DiscardLeast => "discard-least",
+    DiscardYounger => "discard-younger", DiscardOlder => "discard-older",
+    PreferArbiterPrimary => "prefer-arbiter-primary",
 });
 
 /// What a node still has of the time since both were last in sync (rule R6).

@@ -18,6 +18,10 @@ pub const FEATURE_ARCHIVE_FAILED: u64 = 2;
 pub const FEATURE_DISCARD_ZERO_CHANGES: u64 = 4;
 /// Bit of [`Descriptor::features`]: of two nodes that went on alone the one that changed less gives way.
 pub const FEATURE_DISCARD_LEAST: u64 = 8;
+/// Bit of [`Descriptor::features`]: of two nodes that went on alone the one that became primary later gives way.
+pub const FEATURE_DISCARD_YOUNGER: u64 = 16;
+/// Bit of [`Descriptor::features`]: of two nodes that went on alone the one that became primary earlier gives way.
+pub const FEATURE_DISCARD_OLDER: u64 = 32;
 
 /// What a node tells of itself when a session begins. The handshake decision is a pure function of two of these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

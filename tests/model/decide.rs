@@ -5,8 +5,8 @@ use twinblock::base::ids::{BootId, Epoch, Incarnation, NodeId, Uuid};
 use twinblock::base::state::{DiskState, Mode, ResyncKind, Role};
 use twinblock::logic::mirror::handshake::{Decision, Plan, Rule, Side, decide};
 use twinblock::wire::message::{
-    Continuity, Descriptor, FEATURE_ARCHIVE_FAILED, FEATURE_DISCARD_LEAST, FEATURE_DISCARD_ZERO_CHANGES,
-    PROTOCOL_VERSION,
+    Continuity, Descriptor, FEATURE_ARCHIVE_FAILED, FEATURE_DISCARD_LEAST, FEATURE_DISCARD_OLDER,
+    FEATURE_DISCARD_YOUNGER, FEATURE_DISCARD_ZERO_CHANGES, PROTOCOL_VERSION,
 };
 
 const DISKS: [DiskState; 5] =
@@ -231,22 +231,27 @@ fn requests_discards_sizes_and_exactness_keep_it_sound() {
     }
 }
 
-/// A fork is settled unasked only by a policy that both have, in favour of who changed more, and only where the marks tell
-/// all that was changed. A target that could not archive what only it has is never one.
+/// A fork is settled unasked only by a policy that both have, in favour of whom it says, and only where the marks tell all
+/// that was changed. A target that could not archive what only it has is never one.
 #[test]
 fn a_policy_settles_only_clear_forks() {
     const ZERO: u64 = FEATURE_DISCARD_ZERO_CHANGES;
     const LEAST: u64 = FEATURE_DISCARD_LEAST;
     let (ours, theirs) = related(Relation::Fork);
+    const YOUNGER: u64 = FEATURE_DISCARD_YOUNGER;
+    const OLDER: u64 = FEATURE_DISCARD_OLDER;
     let mut by_policy = 0;
-    for number in (0..MAIN_CASES * MAIN_CASES * 81).step_by(31) {
+    let mut by_age = 0;
+    for number in (0..MAIN_CASES * MAIN_CASES * 900).step_by(331) {
         // Coprime to all the choices, so that each pair of them is met.
         let mut digits = Digits(number);
         let (mut a, mut b) = (node(0), node(1));
         for (node, lineage) in [(&mut a, &ours), (&mut b, &theirs)] {
-            node.features = digits.pick(&[0, ZERO, LEAST]);
+            node.features = digits.pick(&[0, ZERO, LEAST, YOUNGER, OLDER]);
             let bytes = digits.pick(&[4096, 8192, 8192]);
+            let epoch = Epoch(digits.pick(&[1, 2]));
             draw_main(node, &mut digits);
+            node.primary_epoch = epoch;
             node.marked_bytes = if node.marked || node.intents_marked { bytes } else { 0 };
             node.lineage.clone_from(lineage);
         }
@@ -261,13 +266,17 @@ fn a_policy_settles_only_clear_forks() {
         assert!(a.features == b.features && a.features != 0, "a policy of one side:\n{a:?}\n{b:?}");
         assert!(a.maps_readable && b.maps_readable && a.disk == DiskState::UpToDate && b.disk == DiskState::UpToDate);
         let untouched = !victim.marked && !victim.intents_marked;
-        let less = a.features == LEAST && victim.marked_bytes < winner.marked_bytes && victim.role == Role::Secondary;
-        assert!(untouched || less, "winner {winner:?}\nvictim {victim:?}");
+        let less = a.features == LEAST && victim.marked_bytes < winner.marked_bytes;
+        let younger = a.features == YOUNGER && victim.primary_epoch > winner.primary_epoch;
+        let older = a.features == OLDER && victim.primary_epoch < winner.primary_epoch;
+        let chosen = (less || younger || older) && victim.role == Role::Secondary;
+        assert!(untouched || chosen, "winner {winner:?}\nvictim {victim:?}");
+        by_age += u32::from(!untouched && !less);
         let mut full = victim.clone();
         full.features |= FEATURE_ARCHIVE_FAILED;
         assert_eq!(decide(winner, &full).rule, Rule::Archive);
     }
-    assert!(by_policy > 100, "{by_policy} is too few to mean anything");
+    assert!(by_policy > 100 && by_age > 20, "{by_policy}, {by_age} of them by age, are too few to mean anything");
     // Marks that are not relative to what both had tell nothing.
     let (mut a, mut b) = (node(0), node(1));
     (a.lineage, b.lineage) = (lineage(5, &[4], &[4, 1]), lineage(9, &[8], &[8, 1]));

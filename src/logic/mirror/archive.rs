@@ -19,7 +19,10 @@ use crate::base::generation::Relation;
 use crate::base::ids::OpId;
 use crate::base::range::ByteRange;
 use crate::base::state::{Archiving, DiskState, SplitBrain};
-use crate::wire::message::{FEATURE_ARCHIVE_FAILED, FEATURE_DISCARD_LEAST, FEATURE_DISCARD_ZERO_CHANGES};
+use crate::wire::message::{
+    FEATURE_ARCHIVE_FAILED, FEATURE_DISCARD_LEAST, FEATURE_DISCARD_OLDER, FEATURE_DISCARD_YOUNGER,
+    FEATURE_DISCARD_ZERO_CHANGES,
+};
 use roaring::RoaringBitmap;
 
 /// The archive, as far as the core knows it.
@@ -103,6 +106,9 @@ impl Mirror {
                 SplitBrain::Manual => 0,
                 SplitBrain::DiscardZeroChanges => FEATURE_DISCARD_ZERO_CHANGES,
                 SplitBrain::DiscardLeast => FEATURE_DISCARD_LEAST,
+                SplitBrain::DiscardYounger => FEATURE_DISCARD_YOUNGER,
+                // Whom the arbiter's record names has the newest epoch: nobody becomes primary without raising it there.
+                SplitBrain::DiscardOlder | SplitBrain::PreferArbiterPrimary => FEATURE_DISCARD_OLDER,
             }
     }
 

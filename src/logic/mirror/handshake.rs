@@ -25,7 +25,8 @@ use super::mutation::{Mutation, Rules};
 use crate::base::generation::{Generation, Relation};
 use crate::base::state::{DiskState, Mode, ResyncKind, Role};
 use crate::wire::message::{
-    Continuity, Descriptor, FEATURE_ARCHIVE_FAILED, FEATURE_DISCARD_LEAST, FEATURE_DISCARD_ZERO_CHANGES,
+    Continuity, Descriptor, FEATURE_ARCHIVE_FAILED, FEATURE_DISCARD_LEAST, FEATURE_DISCARD_OLDER,
+    FEATURE_DISCARD_YOUNGER, FEATURE_DISCARD_ZERO_CHANGES,
 };
 use std::cmp::Ordering;
 
@@ -255,6 +256,10 @@ pub(super) fn changes_are_known(node: &Descriptor, other: &Descriptor) -> bool {
     node.maps_readable && node.lineage.bases.iter().any(had)
 }
 
+/// The features by which a fork is settled unasked. A side that changed nothing gives way by each of them.
+const POLICIES: u64 =
+    FEATURE_DISCARD_ZERO_CHANGES | FEATURE_DISCARD_LEAST | FEATURE_DISCARD_YOUNGER | FEATURE_DISCARD_OLDER;
+
 fn refuse(rule: Rule) -> Decision {
     Decision { rule, plan: Plan::Refuse }
 }
@@ -377,7 +382,7 @@ impl Case<'_> {
     fn victim_by_policy(&self) -> Option<Side> {
         let agreed = self.ours.features & self.theirs.features;
         let changed = |n: &Descriptor| n.marked || n.intents_marked;
-        if agreed & (FEATURE_DISCARD_ZERO_CHANGES | FEATURE_DISCARD_LEAST) != 0 && !self.both(changed) {
+        if agreed & POLICIES != 0 && !self.both(changed) {
             if self.either(changed) {
                 return Some(self.the_one(changed).other());
             }
@@ -385,10 +390,14 @@ impl Case<'_> {
             let rank = |n: &Descriptor| (n.role == Role::Primary, n.primary_epoch, std::cmp::Reverse(n.node));
             return Some(if rank(self.ours) < rank(self.theirs) { Side::Ours } else { Side::Theirs });
         }
-        if agreed & FEATURE_DISCARD_LEAST == 0 {
-            return None;
-        }
-        let victim = match self.ours.marked_bytes.cmp(&self.theirs.marked_bytes) {
+        let by_epoch = self.ours.primary_epoch.cmp(&self.theirs.primary_epoch);
+        let order = match agreed & POLICIES {
+            FEATURE_DISCARD_LEAST => self.ours.marked_bytes.cmp(&self.theirs.marked_bytes),
+            FEATURE_DISCARD_OLDER => by_epoch,
+            FEATURE_DISCARD_YOUNGER => by_epoch.reverse(),
+            _ => return None,
+        };
+        let victim = match order {
             Ordering::Less => Side::Ours,
             Ordering::Greater => Side::Theirs,
             Ordering::Equal => return None,

@@ -231,9 +231,18 @@ fn export(config: &Config, name: &str, file: &Path, (whole, skip_damaged): (bool
     let parts = create(&list)?;
     let left_out = with_progress(|progress| view.export(&image, whole, skip_damaged, progress));
     let left_out = left_out.map_err(|error| failed(file, error))?;
-    write_list(&parts, name, &view, whole).map_err(|error| failed(&list, error))?;
+    // Looked at afterwards: the resync may have ended while the copy was written.
+    let finished = crate::io::archive::Reader::open(&path_of(config, name)?).map_err(self::failed)?.finished;
+    write_list(&parts, name, &view, whole, finished.is_none()).map_err(|error| failed(&list, error))?;
     let kind = if whole { "the whole copy" } else { "what only this copy had" };
     say!("{}: {kind} of {name}; the parts from the archive are listed in {}", file.display(), list.display());
+    if let (true, Some(finished)) = (whole, finished) {
+        let volume = &view.archive().header.volume;
+        say!(
+            "What was written to {volume} since {} shows through, in blocks that were the same on both.",
+            show_moment(finished)
+        );
+    }
     if left_out > 0 {
         let message = format!("{left_out} blocks of {name} are damaged and read as zeroes in {}", file.display());
         return Err(Failure::new(Exit::Failed, message));
@@ -241,7 +250,7 @@ fn export(config: &Config, name: &str, file: &Path, (whole, skip_damaged): (bool
     Ok(Exit::Done)
 }
 
-fn write_list(file: &File, name: &str, view: &View, whole: bool) -> io::Result<()> {
+fn write_list(file: &File, name: &str, view: &View, whole: bool, unfinished: bool) -> io::Result<()> {
     let header = &view.archive().header;
     let list = serde_json::json!({
         "archive": name,
@@ -249,6 +258,8 @@ fn write_list(file: &File, name: &str, view: &View, whole: bool) -> io::Result<(
         "node": header.node,
         "size_bytes": header.size_bytes,
         "whole": whole,
+        // What only this copy had never changes; the rest is the copy that was given up only while the resync ran.
+        "exact": !whole || unfinished,
         "parts": view.parts(),
     });
     serde_json::to_writer(file, &list)?;

@@ -181,6 +181,9 @@ pub enum Verb {
         /// Only the group, as root: each change of owner so many times, with median and longest interruption.
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=999))]
         rounds: Option<u32>,
+        /// With it, and in the same run: keepalived moves the same address between the same servers.
+        #[arg(long, requires = "rounds")]
+        keepalived: bool,
     },
     /// The demo's counting service.
     #[command(hide = true)]

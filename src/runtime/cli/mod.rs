@@ -65,7 +65,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
             None => bench::bench(&options.resolved()),
             Some(volume) => measure(&file()?, volume, options, yes),
         },
-        Verb::Demo { dir, rounds } => demo::demo(dir.clone(), *rounds),
+        Verb::Demo { dir, rounds, keepalived } => demo::demo(dir.clone(), *rounds, *keepalived),
         Verb::DemoService { volume, listen } => demo::counter::serve(volume, *listen),
         Verb::InitDisk(options) => init::init_disk(&file()?, options, yes),
         Verb::Status { latency, json, watch } => status::status(&file()?, *latency, *json, *watch),

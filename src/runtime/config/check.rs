@@ -5,6 +5,8 @@ use super::document::Document;
 use super::group::GroupConfig;
 use super::read::{Address, Placed};
 use super::{NodeConfig, VolumeConfig};
+use crate::base::group::FailoverMode;
+use crate::base::state::SplitBrain;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -66,6 +68,24 @@ fn paths(document: &Document<'_>, index: usize, node: &NodeConfig, volumes: &[Pl
                 let reason = format!("{} is also used by {other}", path.display());
                 document.problem(Some(volume.span.clone()), &key, reason, "give each use a path of its own");
             }
+        }
+    }
+}
+
+/// A split brain is settled by the arbiter's record only where there is one.
+pub fn split_brains(
+    document: &Document<'_>,
+    volumes: &[Placed<VolumeConfig>],
+    groups: &[Placed<GroupConfig>],
+    mode: FailoverMode,
+) {
+    for volume in volumes.iter().filter(|v| v.value.settings.split_brain == SplitBrain::PreferArbiterPrimary) {
+        let name = &volume.value.name;
+        let in_group = groups.iter().any(|group| group.value.volumes.contains(name));
+        if !in_group || !mode.has_arbiter() {
+            let reason = "no arbiter knows which server owns this volume".to_string();
+            let next = "put it into a [[group]] in a `mode` with an arbiter, or choose another policy";
+            document.problem(Some(volume.span.clone()), &format!("volume.{name}.split_brain"), reason, next);
         }
     }
 }

@@ -562,6 +562,16 @@ skip_on = ["alpha"]
     }
 
     #[test]
+    fn a_split_brain_is_left_to_an_arbiter_only_where_there_is_one() {
+        let with =
+            |policy: &str| PAIR.replace("name = \"vol0\"\n", &format!("name = \"vol0\"\nsplit_brain = \"{policy}\"\n"));
+        assert!(read(&with("discard-older")).is_ok());
+        let told = read(&with("prefer-arbiter-primary")).map(|_| ()).unwrap_err().to_string();
+        assert!(told.contains("volume.vol0.split_brain") && told.contains("no arbiter knows"), "{told}");
+        assert!(read(&format!("{}{GROUP}", with("prefer-arbiter-primary"))).is_ok());
+    }
+
+    #[test]
     fn every_mistake_is_told_with_its_place() {
         let cases = [
             ("home = \"beta\"", "home = \"gamma\"", "group.db.home", "write alpha or beta"),

@@ -177,6 +177,7 @@ fn read_failover(
     groups.iter_mut().for_each(|group| group.value.resolve(settings.mode));
     let document = root.document();
     group::check(document, &groups, &volumes.iter().map(|volume| volume.value.name.as_str()).collect::<Vec<_>>());
+    check::split_brains(document, volumes, &groups, settings.mode);
     let warnings = check::nbd(document, nodes, volumes, &groups);
     let heartbeats = [0, 1].map(|index| nodes.get(index).is_some_and(|node| !node.value.heartbeat.is_empty()));
     failover::check(document, &settings, has_arbiter, has_fencing, heartbeats, !groups.is_empty());

@@ -162,7 +162,9 @@ settings! {
         /// While a resync runs, the application's write latency may be this many times what it is without.
         latency_allowance: f64 = "1.25", "1" to "100";
         /// What happens by itself when both servers went on alone: `manual` nothing, `discard-zero-changes` the side that
-        /// changed nothing is given up, `discard-least` also a secondary that changed less. The same on both servers.
+        /// changed nothing is given up, `discard-least` also a secondary that changed less, `discard-younger` one that became
+        /// primary later, `discard-older` one that did earlier, `prefer-arbiter-primary` one that the arbiter's record does
+        /// not name. What is given up is archived, and never while its server serves. The same on both servers.
         split_brain: SplitBrain = "manual";
         /// What only one server has is kept in an archive before a resync overwrites it.
         archive: bool = "true";
@@ -457,10 +459,13 @@ word_kind!(Mode, "sync, memory, async", "sync" => Mode::Sync, "memory" => Mode::
 word_kind!(Choice, "automatic, threads", "automatic" => Choice::Automatic, "threads" => Choice::Threads);
 word_kind!(
     SplitBrain,
-    "manual, discard-zero-changes, discard-least",
+    "manual, discard-zero-changes, discard-least, discard-younger, discard-older, prefer-arbiter-primary",
     "manual" => SplitBrain::Manual,
     "discard-zero-changes" => SplitBrain::DiscardZeroChanges,
-    "discard-least" => SplitBrain::DiscardLeast
+    "discard-least" => SplitBrain::DiscardLeast,
+    "discard-younger" => SplitBrain::DiscardYounger,
+    "discard-older" => SplitBrain::DiscardOlder,
+    "prefer-arbiter-primary" => SplitBrain::PreferArbiterPrimary
 );
 word_kind!(
     FrontEnd,

@@ -5,10 +5,10 @@ use super::client::{self, Dice};
 use super::ledger::{BLOCK_BYTES, Ledger};
 use super::nbd::NbdClient;
 use super::pair::{NODES, Pair, VOLUME};
-use super::pulse::{Asking, Mark, Pulse, Written, count_on, write_on};
+use super::pulse::{Asking, Mark, Pulse, Written, count_on, reach_on, write_on};
 use super::town::{self, NBD, Town, Witness};
 use super::ward::Ward;
-use super::{DISK_SIZE, compare_files, number, since};
+use super::{DISK_SIZE, compare_files, number, since, yardstick};
 use crate::runtime::cli::exit::{Exit, Failure};
 use crate::runtime::config::units::{show_size, show_time};
 use std::path::Path;
@@ -25,6 +25,8 @@ const ANSWERS_BETWEEN: u64 = 60;
 const MOVE: &str = "move";
 const CRASH: &str = "kill -9";
 const POWER_OFF: &str = "power off";
+/// In the table of who moved the address.
+const TWINBLOCK: &str = "twinblock";
 const SEED: u64 = 0x6164_6472_6573_7321;
 
 /// What is missing here for this part, if anything is.
@@ -38,8 +40,12 @@ pub fn missing() -> Option<String> {
     }
 }
 
-/// Shows it; the number of steps it took. With `rounds` everything is done so many times, for the figures.
-pub fn show(parent: &Path, ward: &Ward, rounds: Option<u32>) -> Result<u32, Failure> {
+/// Shows it; the number of steps it took. With `rounds` everything is done so many times, for the figures; with
+/// `keepalived` that takes its turn with the same address in every round.
+pub fn show(parent: &Path, ward: &Ward, rounds: Option<u32>, keepalived: bool) -> Result<u32, Failure> {
+    if keepalived && !yardstick::is_installed() {
+        return Err(yardstick::missing());
+    }
     let town = Town::new().map_err(|error| {
         Failure::new(Exit::Failed, format!("the demo's network can't be made in namespaces: {error}"))
     })?;
@@ -51,8 +57,9 @@ pub fn show(parent: &Path, ward: &Ward, rounds: Option<u32>) -> Result<u32, Fail
         made.map_err(|error| pair.failure(format!("no directory for the arbiter: {error}")))?;
     }
     pair.configure(&town::configuration(witness, Some(&town::service_command(&binary))))?;
-    let mut show = Show { town, pair, step: 0, owner: 0, waits: Vec::new() };
-    show.play(witness, rounds.unwrap_or(1))?;
+    let beside = if keepalived { Some(ward) } else { None };
+    let mut show = Show { town, pair, step: 0, owner: 0, waits: Vec::new(), addresses: Vec::new() };
+    show.play(witness, rounds.unwrap_or(1), beside)?;
     if rounds.is_some() {
         show.tell_figures();
     }
@@ -68,6 +75,8 @@ struct Show {
     owner: usize,
     /// What was done, and how long the writer and the service's client waited.
     waits: Vec<(&'static str, [Duration; 2])>,
+    /// Who moved the address of an owner that lost its power, and how long the address alone did not answer.
+    addresses: Vec<(&'static str, Duration)>,
 }
 
 /// Both clients at work.
@@ -77,15 +86,33 @@ struct Clients {
 }
 
 impl Show {
-    fn play(&mut self, witness: Witness, rounds: u32) -> Result<(), Failure> {
+    fn play(&mut self, witness: Witness, rounds: u32, beside: Option<&Ward>) -> Result<(), Failure> {
         self.begin(witness)?;
         let clients = self.clients()?;
         for _ in 0..rounds {
             self.planned_move(&clients)?;
             self.crash(&clients)?;
             self.power_off(&clients)?;
+            if let Some(ward) = beside {
+                self.keepalived(&clients, ward)?;
+            }
         }
         self.end(clients)
+    }
+
+    /// keepalived has the address for a while, and loses its owner.
+    fn keepalived(&mut self, clients: &Clients, ward: &Ward) -> Result<(), Failure> {
+        self.say("keepalived with the same address, the group is stopped meanwhile: its owner is off the network");
+        self.pair.verb(self.owner, &["group", "stop"])?;
+        for pace in yardstick::PACES {
+            let took = yardstick::measure(&self.town, ward, &self.pair, pace)?;
+            self.addresses.push((pace.name, took));
+            self.tell(format!("{}: the address alone did not answer for {}", pace.name, show_time(took)));
+        }
+        self.pair.verb(self.owner, &["group", "start"])?;
+        self.owner = self.wait_owner()?;
+        self.wait_paired(self.owner)?;
+        self.settle(clients)
     }
 
     /// Median and longest of every kind of change.
@@ -101,6 +128,15 @@ impl Show {
                 format!("{}, {}", show_time(median), show_time(longest))
             });
             say!("   {what:10} {} times: NBD writer {}; service {}", all.len(), figures[0], figures[1]);
+        }
+        say!("The address alone, after the power-off of its owner:");
+        for who in [TWINBLOCK].into_iter().chain(yardstick::PACES.map(|pace| pace.name)) {
+            let mut waits: Vec<Duration> =
+                self.addresses.iter().filter(|(moved, _)| *moved == who).map(|(_, took)| *took).collect();
+            waits.sort();
+            if let (Some(median), Some(longest)) = (waits.get(waits.len() / 2), waits.last()) {
+                say!("   {who:38} {} times: {}, {}", waits.len(), show_time(*median), show_time(*longest));
+            }
         }
     }
 
@@ -170,10 +206,18 @@ impl Show {
         let (from, to) = self.change_owner();
         self.say(&format!("power off {}, the owner: off every network at once, and killed", NODES[from]));
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("the demo's network: {error}"));
-        let marks = marks(clients);
+        let alone = reach_on(&self.town.client);
+        if !alone.pulse.wait_more(ANSWERS_BETWEEN, BACK_TIME_MAX) {
+            return Err(self.pair.failure("the address does not answer".into()));
+        }
+        let (marks, mark) = (marks(clients), alone.pulse.mark());
         self.town.cut_off(from).map_err(failed)?;
         self.pair.kill(from);
         self.tell_waits(POWER_OFF, clients, marks)?;
+        if let Some(took) = alone.pulse.wait_back(mark, BACK_TIME_MAX) {
+            self.addresses.push((TWINBLOCK, took));
+        }
+        alone.end();
         self.tell_stages(to, "taking the group over");
         let started = Instant::now();
         self.town.plug_in(from).map_err(failed)?;
@@ -263,6 +307,22 @@ impl Show {
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
+    }
+
+    /// Waits until one of the servers owns the group; which.
+    fn wait_owner(&self) -> Result<usize, Failure> {
+        let deadline = Instant::now() + STATE_TIME_MAX;
+        while Instant::now() < deadline {
+            for node in 0..NODES.len() {
+                let status = self.pair.verb(node, &["group", "status", "--json"])?;
+                let groups: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+                if groups[0]["group"]["role"] == "owner" {
+                    return Ok(node);
+                }
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Err(self.pair.failure("nobody owns the group".into()))
     }
 
     /// The owner until now, and the one from now on.

@@ -19,6 +19,8 @@ pub mod counter;
 pub mod pulse;
 pub mod town;
 
+mod yardstick;
+
 mod floating;
 
 use self::client::{Dice, Running, Tally};
@@ -42,22 +44,22 @@ const AWAY_BYTES: u64 = 12 << 20;
 const WORK_TIME: Duration = Duration::from_millis(700);
 
 /// Runs the demo in a directory of its own below `parent` (the system's directory for temporary files by default).
-/// With `rounds` only the part with the group, so many times, and its figures.
-pub fn demo(parent: Option<PathBuf>, rounds: Option<u32>) -> Result<Exit, Failure> {
+/// With `rounds` only the part with the group, so many times, and its figures; with `keepalived` beside it in the same run.
+pub fn demo(parent: Option<PathBuf>, rounds: Option<u32>, keepalived: bool) -> Result<Exit, Failure> {
     let ward = Ward::default();
     ward.end_when_interrupted()?;
     let started = Instant::now();
     let parent = parent.unwrap_or_else(std::env::temp_dir);
-    let result = play(&parent, &ward, rounds);
+    let result = play(&parent, &ward, rounds, keepalived);
     ward.close();
     result?;
     say!("\nEverything acknowledged was there, both disks are the same. {} in all.", show_time(started.elapsed()));
     Ok(Exit::Done)
 }
 
-fn play(parent: &Path, ward: &Ward, rounds: Option<u32>) -> Result<(), Failure> {
+fn play(parent: &Path, ward: &Ward, rounds: Option<u32>, keepalived: bool) -> Result<(), Failure> {
     let step = match floating::missing() {
-        None => floating::show(parent, ward, rounds)?,
+        None => floating::show(parent, ward, rounds, keepalived)?,
         Some(why) if rounds.is_some() => {
             return Err(Failure::new(Exit::Refused, format!("the figures can't be taken: {why}")));
         }

@@ -4,10 +4,10 @@ use super::client::{Dice, Tally, step};
 use super::ledger::Ledger;
 use super::nbd::NbdClient;
 use super::pair::VOLUME;
-use super::town::{NBD, SERVICE};
+use super::town::{FLOATING, NBD, SERVICE};
 use crate::io::namespace::Namespace;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 const CONNECT_TIME: Duration = Duration::from_millis(200);
 /// Patience with an answer. A server that vanishes sends none.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// Patience with the address alone.
+const REACH_TIME: Duration = Duration::from_millis(20);
+/// Nobody listens there, on either server.
+const UNUSED_PORT: u16 = 1;
 /// Pause before the next connection.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 /// Pause between two requests: they are to be there, not to load the machine.
@@ -185,6 +189,26 @@ pub fn count_on(space: &Arc<Namespace>) -> Asking<Result<u64, String>> {
             }
         }
         Ok(given)
+    })
+}
+
+/// Asks for the floating address alone: a port nobody listens at is refused as soon as the address is reached.
+pub fn reach_on(space: &Arc<Namespace>) -> Asking<()> {
+    Asking::start(space, |pulse, rest| {
+        let to = SocketAddr::new(FLOATING, UNUSED_PORT);
+        // Each time it could not be reached counts as a connection that was lost.
+        let mut losses = 0;
+        let mut reached = false;
+        while !rest.load(Ordering::Relaxed) {
+            match TcpStream::connect_timeout(&to, REACH_TIME) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    pulse.beat(losses);
+                    reached = true;
+                }
+                _ => losses += u64::from(std::mem::take(&mut reached)),
+            }
+            std::thread::sleep(PAUSE);
+        }
     })
 }
 

@@ -108,6 +108,11 @@ impl Town {
         self.join()
     }
 
+    /// Takes a server's cable out of the switch, or puts it back; what it has stays on it.
+    pub fn unplug(&self, server: usize, unplugged: bool) -> io::Result<()> {
+        self.switch.set_up(&format!("port{}", server + 1), !unplugged)
+    }
+
     /// Starts an etcd on the witness, if one is installed. Its data are in the folder.
     pub fn start_witness(&self, folder: &Path, ward: &Ward) -> Result<Witness, Failure> {
         let failed = |words: String| Failure::new(Exit::Failed, words);

@@ -23,7 +23,9 @@ const UNIT: u64 = METADATA_UNIT_BYTES as u64;
 const MIB: u64 = 1 << 20;
 /// Distance between two copies of one thing, in bytes: larger than what one failing write or sector run destroys.
 const APART: u64 = 64 << 10;
-/// Room for the event ring, in bytes.
+/// Room for events of the volume, in bytes. Not used: the daemon keeps its events in a journal of its own, since they are
+/// about groups, paths and arbiters as well, matter most when this disk fails, and must not wait for, or hold up, the one
+/// writer of this area in the middle of a takeover. The room stays, so that the layout does.
 const EVENTS_BYTES: u64 = 256 << 10;
 /// Room for what is to come, in bytes.
 const RESERVED_BYTES: u64 = MIB;
