@@ -54,7 +54,7 @@ impl Marks {
 
     /// Marks a range as known to differ.
     pub fn mark(&mut self, range: ByteRange) {
-        self.dirty.insert_range(range.blocks());
+        insert(&mut self.dirty, range.blocks());
     }
 
     /// Removes every mark of a range: both disks hold the same bytes there and a live set covers their durability.
@@ -140,6 +140,15 @@ pub fn next_absent(map: &RoaringBitmap, from: u32) -> u32 {
     at
 }
 
+/// Adds blocks. One alone, as most writes have, costs a tenth of what a run of one costs.
+fn insert(map: &mut RoaringBitmap, blocks: std::ops::Range<u32>) {
+    if blocks.len() == 1 {
+        map.insert(blocks.start);
+    } else {
+        map.insert_range(blocks);
+    }
+}
+
 /// Blocks sent to the peer and not known to be durable there, by flush cycle.
 #[derive(Clone, Debug, Default)]
 pub struct Unstable {
@@ -152,7 +161,7 @@ pub struct Unstable {
 impl Unstable {
     /// A frame with this range was sent (or, at the secondary, received).
     pub fn add(&mut self, range: ByteRange) {
-        self.current.insert_range(range.blocks());
+        insert(&mut self.current, range.blocks());
         self.current_bytes += range.length;
     }
 
