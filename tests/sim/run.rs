@@ -77,7 +77,9 @@ pub fn report(config: &Config) -> String {
 }
 
 fn catch_view(world: &World, node: usize) -> String {
-    catch_unwind(AssertUnwindSafe(|| format!("{:?}", world.view(node)))).unwrap_or_else(|_| "no view".into())
+    let group = |node| world.side(node).and_then(|side| side.core.as_ref()).map(|core| core.view());
+    let shown = || format!("{:?}\n    {:?}", world.view(node), group(node));
+    catch_unwind(AssertUnwindSafe(shown)).unwrap_or_else(|_| "no view".into())
 }
 
 fn replay_command(config: &Config) -> String {

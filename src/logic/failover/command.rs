@@ -234,6 +234,10 @@ impl Failover {
                 format!("{there} is not healthy: {}, {}.", peer.state, peer.reason),
                 format!("See `group status` on {there}."),
             )),
+            () if !peer.volume.fit && peer.volume.disk == DiskState::UpToDate => Some((
+                format!("The copy of {there} can't be trusted: its metadata was damaged, or both went on alone."),
+                format!("See `status` on {there}."),
+            )),
             () if !peer.volume.fit => Some((
                 format!("The disk of {there} is {}.", peer.volume.disk),
                 "Wait for the resync, or mend that disk.".into(),

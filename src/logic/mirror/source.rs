@@ -486,6 +486,8 @@ impl Mirror {
         self.superblock.archiving = Archiving::Off;
         // Called outdated for a peer that then did not go on alone.
         self.disk = DiskState::UpToDate;
+        // Without readable marks everything was compared: whatever the damaged metadata hid, both hold the same now.
+        self.superblock.suspect = false;
         self.record_join();
         self.persist(After::SourceJoined, out);
     }

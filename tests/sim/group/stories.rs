@@ -538,3 +538,21 @@ fn a_stuck_thread_of_the_standbys_volume_does_not_hold_the_owner() {
     assert_eq!(story.world.serving(), Some(ALPHA));
     story.ends_well();
 }
+
+#[test]
+fn damaged_metadata_is_mended_by_a_resync_in_either_direction() {
+    for seed in 310..316 {
+        let mut story = pair(seed, FailoverMode::Arbiter);
+        story.world.power_off(ALPHA);
+        story.world.power_off(BETA);
+        story.world.nodes[ALPHA].metadata.rot_newest_superblock();
+        story.world.outside.checks.forget_epoch(ALPHA);
+        story.world.start(ALPHA);
+        story.world.start(BETA);
+        story.wait(seconds(60), "in sync again", |world| world.both_in_sync() && world.group_is_settled());
+        for node in [ALPHA, BETA] {
+            assert!(!story.world.process_of(node).mirror.facts().suspect, "everything was compared, with the peer's");
+        }
+        story.ends_well();
+    }
+}
