@@ -32,6 +32,17 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(fs::read_to_string("/proc/self/mountinfo")?.lines().filter_map(mount).collect())
 }
 
+/// Whether the disk under a mount has gone for good: it was removed, or is an NBD device without a client. What is on no
+/// single block device never has.
+pub fn disk_has_gone(device: u64) -> bool {
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    if major == 0 {
+        return false;
+    }
+    let Ok(disk) = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")) else { return true };
+    disk.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nbd")) && !disk.join("pid").exists()
+}
+
 /// The topmost mount at a place.
 pub fn mounted_at(place: &Path) -> io::Result<Option<Mount>> {
     Ok(mounts()?.into_iter().rev().find(|mount| mount.at == place))
@@ -170,6 +181,19 @@ pub fn kind_of(device: &Path) -> io::Result<Option<&'static str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_block_device_that_is_not_there_has_gone() {
+        use nix::sys::stat::makedev;
+        assert!(!disk_has_gone(makedev(0, 77)), "no single block device");
+        assert!(disk_has_gone(makedev(4000, 77)));
+        let known = fs::read_dir("/sys/dev/block").into_iter().flatten().flatten().map(|entry| entry.file_name());
+        for name in known.filter_map(|name| name.into_string().ok()) {
+            let (major, minor) = name.split_once(':').unwrap();
+            let has_gone = disk_has_gone(makedev(major.parse().unwrap(), minor.parse().unwrap()));
+            assert!(!has_gone || major == "43", "{name} is there");
+        }
+    }
 
     #[test]
     fn a_line_of_mountinfo_is_read() {

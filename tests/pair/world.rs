@@ -50,6 +50,7 @@ pub struct Node {
     pub broken: bool,
     /// How many more records its disk takes; those after that are lost with the power. `None`: all.
     pub records_left: Option<u32>,
+    snapshots: BTreeMap<u64, (RoaringBitmap, RoaringBitmap)>,
     /// Every record fails.
     pub records_fail: bool,
     /// Reads of clients are answered only by [`Pair::finish_slow`].
@@ -87,6 +88,7 @@ impl Node {
             broken: false,
             records_left: None,
             records_fail: false,
+            snapshots: BTreeMap::new(),
             slow: false,
             owed: Vec::new(),
             stopped: false,
@@ -156,12 +158,14 @@ impl Node {
 
     fn record(&mut self, record: Record) {
         match record {
-            Record::Superblock(superblock) => self.loaded.superblock = *superblock,
-            Record::Intents { regions, .. } => self.loaded.intents = regions.into_iter().collect(),
-            Record::Snapshot { dirty, suspect, .. } => {
-                self.loaded.dirty = dirty;
-                self.loaded.suspect = suspect;
+            Record::Superblock(superblock) => {
+                // A snapshot counts once it is named.
+                let named = superblock.snapshot.and_then(|sequence| self.snapshots.get(&sequence));
+                (self.loaded.dirty, self.loaded.suspect) = named.cloned().unwrap_or_default();
+                self.loaded.superblock = *superblock;
             }
+            Record::Intents { regions, .. } => self.loaded.intents = regions.into_iter().collect(),
+            Record::Snapshot { sequence, dirty, suspect } => drop(self.snapshots.insert(sequence, (dirty, suspect))),
         }
     }
 }

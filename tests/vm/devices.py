@@ -262,3 +262,5 @@ for scenario in [scenario_memory_full_of_dirty_pages_on_ublk, scenario_memory_fu
 for scenario in [scenario_daemon_killed_under_load_on_ublk, scenario_memory_full_of_dirty_pages_on_ublk,
                  scenario_every_kind_of_file_operation_on_ext4, scenario_orderly_restart_under_a_mount]:
     scenario.kernel = "6.18"
+for scenario in [scenario_daemon_killed_under_load_on_ublk, scenario_holes_on_nbd]:
+    scenario.quick = True

@@ -70,7 +70,9 @@ class Group(Pair):
 
     def fit(self, node):
         """The other server could take over."""
-        until("the standby is fit", lambda: self.group(node)["peer_state"][0] == "normal" and self.status(node)["in_sync"])
+        def is_fit():
+            return self.status(node)["in_sync"] and self.group(node)["peer_state"][0] in ("normal", "failed-over")
+        until("the standby is fit", is_fit)
 
     def die(self, node):
         """As a server that loses its power; but its kernel goes on, with what was mounted."""
@@ -151,6 +153,12 @@ def scenario_five_failovers_under_sqlite():
 def scenario_group_moves_by_order():
     """A planned move and back: unmounted here, mounted there, no device left behind, no error."""
     pair = Group("sqlite")
+    # What is mounted besides would lose its device: it is named.
+    pair.alpha.run("mkdir", "-p", "/run/mnt/besides")
+    pair.alpha.run("mount", "/dev/twinblock/vol0", "/run/mnt/besides")
+    refused = pair.verb_or_error("alpha", "group", "move", "db")
+    assert "mounted at /run/mnt/besides" in refused and str(AT) not in refused, refused
+    pair.alpha.run("umount", "/run/mnt/besides")
     for owner, other in [("alpha", "beta"), ("beta", "alpha")]:
         pair.verb(owner, "group", "move", "db", timeout=PATIENCE)
         pair.owned_by(other)

@@ -16,9 +16,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import beside  # noqa: E402
 import devices  # noqa: E402
 import groups  # noqa: E402
+import troubles  # noqa: E402
 from pair import kernel_errors, pairs, reset  # noqa: E402
 
-MODULES = [devices, groups, beside]
+MODULES = [devices, groups, troubles, beside]
 
 
 def scenarios():

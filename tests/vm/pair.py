@@ -123,10 +123,11 @@ class Pair:
     def verb(self, node, *words, **more):
         return self.servers[node].run(*self.words(node, *words), **more)
 
-    def start(self, node):
+    def start(self, node, before=()):
+        """Starts the daemon, by way of these words before its own."""
         server = self.servers[node]
         log = open(server.log, "ab")
-        server.daemon = server.begin(*self.words(node, "run"), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        server.daemon = server.begin(*before, *self.words(node, "run"), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         until(f"{node} answers", lambda: "ended with" not in self.verb_or_error(node, "status"))
 
     def verb_or_error(self, node, *words):
@@ -197,6 +198,7 @@ def reset():
     run("modprobe", "-r", "ublk_drv", check=False)
     run("modprobe", "-r", "nbd", check=False)
     run("modprobe", "-r", "brd", check=False)
+    run("modprobe", "-r", "scsi_debug", check=False)
 
 
 def mount_point(name="mnt"):

@@ -33,6 +33,7 @@ class Files:
         new, path = self.folder / "new", self.folder / str(number)
         with open(new, "wb") as file:
             file.write(content(number))
+            file.flush()
             os.fsync(file.fileno())
         new.rename(path)
         directory = os.open(self.folder, os.O_RDONLY)

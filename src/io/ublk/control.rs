@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 const CONTROL_DEVICE: &str = "/dev/ublk-control";
+const MAKING: &str = "making a ublk device";
 
 /// What the driver of this kernel can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +95,11 @@ pub struct ControlError {
 }
 
 impl ControlError {
+    /// Whether a device could not be made.
+    pub fn is_about_a_new_device(&self) -> bool {
+        self.doing == MAKING
+    }
+
     /// Whether the driver of this kernel is too old to know the command. (Some versions look for a device first.)
     fn is_unknown_command(&self) -> bool {
         matches!(self.error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENODEV | libc::ENOTTY))
@@ -160,7 +166,7 @@ impl Control {
         put(&mut info, 12, u32::MAX.to_ne_bytes());
         put(&mut info, 24, flags.to_ne_bytes());
         put(&mut info, 32, shape.mark.to_ne_bytes());
-        let info = self.call("making a ublk device", abi::ADD_DEVICE, u32::MAX, info, 0)?;
+        let info = self.call(MAKING, abi::ADD_DEVICE, u32::MAX, info, 0)?;
         let id = u32::from_ne_bytes(get(&info, 12));
         let parameters = parameters(shape.size_bytes);
         match self.call("setting the parameters of the ublk device", abi::SET_PARAMETERS, id, parameters, 0) {

@@ -9,9 +9,10 @@ use crate::base::limits::{EVENTS_SHOWN_MAX, EVENTS_WAIT_MAX};
 use crate::base::state::LinkState;
 use crate::logic::failover::interface::Verb;
 use crate::runtime::control::message::{Answer, Ask, DIRTY_RANGES_MAX, GroupVerb, NodeStatus, VolumeStatus};
-use crate::runtime::device::{Keeper, users_of};
+use crate::runtime::device::{Keeper, User, in_words, users_of};
 use crate::runtime::group::Groups;
 use crate::runtime::shard::ShardView;
+use std::path::PathBuf;
 use std::rc::Rc;
 use tokio::time::timeout;
 
@@ -158,7 +159,7 @@ fn in_use(volume: &Volume) -> Option<Refusal> {
     }
     Some(Refusal::new(
         "device-in-use",
-        format!("{} stays primary: {} is {}.", volume.name, device.display(), users.join(", ")),
+        format!("{} stays primary: {} is {}.", volume.name, device.display(), in_words(&users)),
         "Unmount or close it first, or use --force: its users then get errors.",
     ))
 }
@@ -195,8 +196,34 @@ fn known_group<'d>(daemon: &'d Daemon, group: &str) -> Result<&'d Groups, Refusa
     })
 }
 
+/// Why a group can't leave this node in order: a block device of it is held by something that none of its resources ends.
+/// (Processes are not counted: its services may have it open.)
+fn held(daemon: &Daemon, group: &str) -> Option<Refusal> {
+    let config = daemon.config.groups.iter().find(|known| known.name == group)?;
+    let is_ours = |at: &PathBuf| config.resources.iter().any(|resource| resource.what.mount_point() == Some(at));
+    daemon.volumes.iter().filter(|volume| config.volumes.contains(&volume.name)).find_map(|volume| {
+        let device = volume.device.as_ref()?.view().device?;
+        let mut users = users_of(&device);
+        users.retain(|user| match user {
+            User::Mounted(at) => !is_ours(at),
+            User::Under(_) | User::Swap => true,
+            User::Open(_) => false,
+        });
+        let reason =
+            format!("{group} stays: {}, its volume {}, is {}.", device.display(), volume.name, in_words(&users));
+        let next =
+            "Unmount or close it first (`umount --lazy` cuts its users off), or make it a resource of the group.";
+        (!users.is_empty()).then(|| Refusal::new("device-in-use", reason, next))
+    })
+}
+
 async fn group_verb(daemon: &Daemon, group: &str, verb: GroupVerb) -> Result<CommandOutcome, Refusal> {
     let groups = known_group(daemon, group)?;
+    if matches!(verb, GroupVerb::Stop | GroupVerb::Move { .. } | GroupVerb::Fallback)
+        && let Some(refusal) = held(daemon, group)
+    {
+        return Err(refusal);
+    }
     let verb = match verb {
         GroupVerb::Start { force } => Verb::Start { force },
         GroupVerb::Stop => Verb::StopGroup,

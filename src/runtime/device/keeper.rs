@@ -3,7 +3,7 @@
 use super::kind::{Condition, Kind, Left};
 use super::nbd::Nbd;
 use super::ublk::Ublk;
-use super::{DeviceState, DeviceView, FrontEnd, link, users_of};
+use super::{DeviceState, DeviceView, FrontEnd, in_words, link, users_of};
 use crate::base::command::{Command, CommandOutcome};
 use crate::base::limits::{DEVICE_RETRY_MAX, DEVICE_RETRY_MIN};
 use crate::base::state::Role;
@@ -380,7 +380,7 @@ impl Worker {
             volume = self.config.volume,
             "{} is {}: it stays, and its users wait for the next start of the daemon",
             device.display(),
-            users.join(", ")
+            in_words(&users)
         );
         self.show(DeviceState::Parked, Some(device));
     }

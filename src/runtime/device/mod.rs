@@ -20,7 +20,7 @@ mod ublk;
 mod users;
 
 pub use keeper::{Keeper, KeeperConfig};
-pub use users::users_of;
+pub use users::{User, in_words, users_of};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

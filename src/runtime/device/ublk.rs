@@ -131,7 +131,12 @@ impl Kind for Ublk {
 /// What the kernel said, and what to do about it.
 fn advice(error: &ControlError) -> String {
     let next = match error.error.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM) => "run the daemon as root",
+        Some(libc::EPERM) => "run the daemon as root",
+        // Another device than `ublks_max` allows is refused as if it were a matter of rights.
+        Some(libc::EACCES) if error.is_about_a_new_device() => {
+            "there are too many ublk devices: remove some, or raise ublks_max of the module ublk_drv"
+        }
+        Some(libc::EACCES) => "run the daemon as root",
         Some(libc::ENOSPC | libc::EMFILE | libc::ENFILE) => {
             "there are too many ublk devices: remove some, or raise ublks_max of the module ublk_drv"
         }

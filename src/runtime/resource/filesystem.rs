@@ -145,6 +145,9 @@ impl FileSystem {
         let config = &self.config;
         let device = self.device_in_time(deadline).await?;
         let point = config.mount_point.display();
+        if self.mounted()?.is_some_and(|mount| mounts::disk_has_gone(mount.device)) {
+            self.stop_now(deadline).await?;
+        }
         if let Some(mount) = self.mounted()? {
             return if mount.device == device && !self.lost_writing(&mount) {
                 Ok(())
@@ -182,8 +185,9 @@ impl FileSystem {
         let last_resort = deadline - LAST_RESORT_BEFORE_MAX.min(deadline.saturating_duration_since(began) / 2);
         for _ in 0..STACKED_MAX {
             let Some(mount) = self.mounted()? else { return Ok(()) };
-            if !self.is_ours(&mount) {
-                // Somebody else's mount on our mount point is not ours to take away.
+            if !self.is_ours(&mount) && !mounts::disk_has_gone(mount.device) {
+                // Somebody else's mount on our mount point is not ours to take away. (What is left of one whose disk has gone
+                // was ours, or is of use to nobody.)
                 return Ok(());
             }
             self.unmount(&mount, last_resort, deadline).await?;
