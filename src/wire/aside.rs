@@ -48,6 +48,8 @@ pub enum Answer {
         digest: u64,
         /// Bytes of the form.
         bytes: u32,
+        /// What the calendar says there, in milliseconds: shown, never gone by.
+        calendar: u64,
     },
     /// The files are kept.
     Kept,
@@ -103,12 +105,12 @@ mod tests {
         assert_eq!(encode(&question), [1, 2, b'd', b'b', 3, b'e', b't', b'c', 7]);
         assert_eq!(decode(&encode(&question)), Some(question.clone()));
         assert_eq!(question.body_bytes(), Some(7));
-        let answer = Answer::Config { version: [1, 2, 3], digest: 4, bytes: 5 };
-        assert_eq!(encode(&answer), [0, 1, 2, 3, 4, 5]);
+        let answer = Answer::Config { version: [1, 2, 3], digest: 4, bytes: 5, calendar: 6 };
+        assert_eq!(encode(&answer), [0, 1, 2, 3, 4, 5, 6]);
         assert_eq!(decode(&encode(&answer)), Some(answer));
         let long = Question::Files { group: String::new(), resource: String::new(), bytes: (64 << 20) + 1 };
         assert_eq!(long.body_bytes(), None);
-        assert_eq!(Answer::Config { version: [0; 3], digest: 0, bytes: u32::MAX }.body_bytes(), None);
+        assert_eq!(Answer::Config { version: [0; 3], digest: 0, bytes: u32::MAX, calendar: 0 }.body_bytes(), None);
         let mut longer = encode(&question);
         longer.push(0);
         assert_eq!(decode::<Question>(&longer), None);

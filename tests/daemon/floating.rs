@@ -1,6 +1,6 @@
 //! Two servers and a client in network namespaces: NBD clients find the volume at its floating address, whoever owns it.
 
-use crate::pair::{ALPHA, BETA, Pair, assert_holds, write};
+use crate::pair::{ALPHA, BETA, NODES, Pair, assert_holds, write};
 use crate::town::{PORT, Town, floating, skipped, v4};
 use serde_json::Value;
 use std::io::{ErrorKind, Read};
@@ -171,4 +171,35 @@ fn by_pings_alone_two_servers_apart_both_serve_and_that_is_seen_and_nothing_is_o
         image[MIB as usize..2 * MIB as usize].iter().all(|byte| *byte == 0x22)
     };
     assert!(holds("alpha") && !holds("beta"), "nothing may be copied before somebody has chosen");
+
+    // Both say what to do, and it works: neither copy is given up while its server serves.
+    for node in [ALPHA, BETA] {
+        pair.wait("the group to know of the split brain", |pair| {
+            let words = pair.done(node, &["group", "status"]);
+            (words.contains("(split brain)") && words.contains("split-brain resolve --discard NODE")).then_some(())
+        });
+    }
+    // Of two owners that hear each other again one has given way; the other one goes on, and its copy is not given up.
+    let kept = pair.wait("one of them to serve", |pair| {
+        let serves = [ALPHA, BETA].map(|node| pair.status(node)["role"] == "primary");
+        match serves {
+            [true, false] => Some(ALPHA),
+            [false, true] => Some(BETA),
+            _ => None,
+        }
+    });
+    let lost = 1 - kept;
+    let discard = |node: usize| ["split-brain", "resolve", "vol0", "--discard", NODES[node], "--yes", "--wait"];
+    pair.fails(kept, &discard(kept), 3, "which stops it on both servers: `group stop db`");
+    pair.fails(lost, &discard(kept), 3, "is primary of vol0");
+    pair.done(kept, &discard(lost));
+    wait_owner(&mut pair, kept);
+    pair.wait_in_sync(kept);
+    if kept == ALPHA {
+        let mut client = town.client(&mut pair, v4(50));
+        assert_holds(&mut client, MIB, MIB as usize, 0x22);
+        client.disconnect();
+    }
+    let archives = pair.done(lost, &["archive", "list"]);
+    assert!(archives.contains(&format!("vol0-{}-", NODES[lost])), "what only it had is kept: {archives}");
 }

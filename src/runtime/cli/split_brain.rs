@@ -229,7 +229,11 @@ impl Resolve<'_> {
         let name = self.volume;
         if let Some(group) = config.group_of(name) {
             let reason = format!("{name} is served here by the group {}.", group.name);
-            let next = format!("Stop it first: `group stop {}`, then repeat this.", group.name);
+            let (name, peer) = (&group.name, &config.peer_node().name);
+            let next = format!(
+                "Stop it first, which stops it on both servers: `group stop {name}`; repeat this; then `group start {name}` \
+                 on {peer}."
+            );
             return Err(refused(&Refusal::new("group", reason, next)));
         }
         session.command(name, Command::Demote { force: false })?.map_err(|refusal| refused(&refusal))?;

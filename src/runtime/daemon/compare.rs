@@ -3,8 +3,10 @@
 
 use super::{Daemon, files};
 use crate::base::command::Refusal;
+use crate::io::clock::calendar;
 use crate::runtime::config::Config;
 use crate::runtime::config::form::{Difference, Form};
+use crate::runtime::config::units::show_time;
 use crate::runtime::peer::{Local, aside};
 use crate::wire::aside::{Answer, FORM_BYTES_MAX, Question};
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const LOOK_NOW_AND_THEN: Duration = Duration::from_secs(300);
 /// Differences that are kept and told; beyond it only their number is.
 const DIFFERENCES_MAX: usize = 100;
+
+/// Difference of both clocks beyond which it is told.
+const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Differences told among the notices of a group; `check --peer` tells all.
 const NOTICES_MAX: usize = 5;
@@ -37,6 +42,8 @@ pub struct Compared {
     pub differences: Vec<Difference>,
     /// Differences beyond these.
     pub more: usize,
+    /// How far the peer's clock is ahead of this node's, in milliseconds, when that is worth telling.
+    pub clock_ahead_ms: Option<i64>,
     /// Why the peer could not be asked the last time.
     pub trouble: Option<String>,
     /// Digest of the settings of this daemon.
@@ -104,7 +111,9 @@ pub async fn keep_comparing(daemon: Rc<Daemon>) {
 pub async fn look(daemon: &Daemon) -> Compared {
     let config = daemon.running();
     let question = Question::Config { digest: config.digest };
+    let asked = calendar();
     let answer = aside::ask(&daemon.local, &question, &[]).await;
+    let clock_ahead = answer.as_ref().ok().and_then(|(answer, _)| clock_ahead(answer, asked, calendar()));
     let judged = answer.and_then(|(answer, body)| judge(&config, answer, body));
     let mut compared = Compared {
         peer: config.peer_node().name.clone(),
@@ -116,6 +125,7 @@ pub async fn look(daemon: &Daemon) -> Compared {
     match judged {
         Ok((version, digest, mut differences)) => {
             daemon.comparison.peer_digest.set(Some(digest));
+            compared.clock_ahead_ms = clock_ahead;
             compared.version = Some(version);
             compared.trouble = None;
             compared.more = differences.len().saturating_sub(DIFFERENCES_MAX);
@@ -140,6 +150,27 @@ fn judge(config: &Config, answer: Answer, body: Vec<u8>) -> Result<(String, u64,
     Ok((version, digest, config.form().differences(&form)))
 }
 
+/// How far the peer's clock is ahead, in milliseconds, if that is more than what the answer's way and clocks that are kept
+/// by somebody explain. The answer was given at some moment between the question and its arrival.
+fn clock_ahead(answer: &Answer, asked: u64, answered: u64) -> Option<i64> {
+    let Answer::Config { calendar, .. } = answer else { return None };
+    let there = i64::try_from(*calendar).ok()?;
+    let (asked, answered) = (i64::try_from(asked).ok()?, i64::try_from(answered).ok()?);
+    let ahead = if there > answered { there - answered } else { (there - asked).min(0) };
+    (ahead.unsigned_abs() > CLOCK_DIFFERENCE_MAX.as_millis() as u64).then_some(ahead)
+}
+
+/// The same as a sentence with the next step.
+fn clock_words(peer: &str, ahead_ms: i64) -> String {
+    let (time, where_to) =
+        (Duration::from_millis(ahead_ms.unsigned_abs()), if ahead_ms > 0 { "ahead of" } else { "behind" });
+    format!(
+        "the clock of {peer} is {} {where_to} this server's: nothing is decided by it, but logs and events can't be \
+         compared, and certificates and signed DNS updates may be refused; synchronise both clocks",
+        show_time(time)
+    )
+}
+
 /// Logs what is new.
 fn tell(before: &Compared, now: &Compared) {
     for difference in now.differences.iter().filter(|one| !before.differences.contains(one)) {
@@ -147,6 +178,9 @@ fn tell(before: &Compared, now: &Compared) {
     }
     if now.more > before.more {
         tracing::warn!("the configurations differ in {} more settings", now.more);
+    }
+    if let (Some(ahead), None) = (now.clock_ahead_ms, before.clock_ahead_ms) {
+        tracing::warn!("{}", clock_words(&now.peer, ahead));
     }
     if now.differences.is_empty() && !before.differences.is_empty() {
         tracing::info!("the configuration of {} is the same as this node's", now.peer);
@@ -182,6 +216,7 @@ pub fn notices(daemon: &Daemon) -> Vec<String> {
         list.push(format!("{} runs version {version}, this node {}", compared.peer, compared.own_version));
     }
     list.iter_mut().for_each(|words| words.insert_str(0, "not the same on both servers: "));
+    list.extend(compared.clock_ahead_ms.map(|ahead| clock_words(&compared.peer, ahead)));
     list
 }
 
@@ -198,7 +233,8 @@ pub fn answer(daemon: &Daemon, digest: u64) -> (Answer, Vec<u8>) {
     if body.len() > FORM_BYTES_MAX {
         return (Answer::Refused("the configuration is too long to be compared".into()), Vec::new());
     }
-    (Answer::Config { version: super::groups::version(), digest: config.digest, bytes: body.len() as u32 }, body)
+    let bytes = body.len() as u32;
+    (Answer::Config { version: super::groups::version(), digest: config.digest, bytes, calendar: calendar() }, body)
 }
 
 /// Answers whatever the peer asks beside the replication.
@@ -217,4 +253,27 @@ pub fn answer_peer(daemon: &Rc<Daemon>, local: &Local) {
         })
     }));
     let _ = local.asides.set(asides);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_an_hour_off_is_told_and_one_that_is_kept_is_not() {
+        let at = |calendar| Answer::Config { version: [0; 3], digest: 0, bytes: 0, calendar };
+        const NOW: u64 = 1_800_000_000_000;
+        const HOUR: u64 = 3_600_000;
+        assert_eq!(clock_ahead(&at(NOW + HOUR), NOW - 20, NOW), Some(HOUR as i64));
+        assert_eq!(clock_ahead(&at(NOW - HOUR), NOW - 20, NOW), Some(20 - HOUR as i64));
+        // Within the time the answer took, and what clocks that are kept differ by.
+        assert_eq!(clock_ahead(&at(NOW - 9_000), NOW - 9_500, NOW), None);
+        assert_eq!(clock_ahead(&at(NOW + 4_000), NOW - 20, NOW), None);
+        assert_eq!(clock_ahead(&at(u64::MAX), NOW - 20, NOW), None);
+        let words = clock_words("beta", -(HOUR as i64));
+        assert!(
+            words.contains("the clock of beta is 1 h 00 min behind this") && words.contains("synchronise both clocks"),
+            "{words}"
+        );
+    }
 }
