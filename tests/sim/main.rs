@@ -162,6 +162,11 @@ const ONCE_FAILED: &[(&str, u64)] = &[
     ("forced", 42),
     ("forced", 30039),
     ("forced", 30068),
+    ("arbiter", 300004),
+    ("arbiter+fencing", 1),
+    ("fencing", 200007),
+    ("manual", 300000),
+    ("best-effort", 400016),
     ("sound-R12", 18),
     ("sound-R14", 8),
 ];

@@ -113,9 +113,9 @@ impl World {
         // What it can't serve from, as its superblock says, harms nobody by being named; what a power loss took meanwhile
         // is a matter of the rank rule and of C4.
         let there = self.nodes.iter().all(|node| node.process.is_some()) && !self.config.takes_over_behind();
-        // So is what a node forgot by a restart: it knows that it did.
+        // So is what either forgot by a restart: it knows that it did. A call of its life before may arrive only now.
         let remembers = |process: &super::super::node::Process| process.mirror.facts().memory != Continuity::Rebooted;
-        let there = there && self.nodes[node].process.as_ref().is_some_and(remembers);
+        let there = there && self.nodes.iter().all(|node| node.process.as_ref().is_some_and(remembers));
         if node == owner || !there || self.nodes[node].durable().disk != DiskState::UpToDate {
             return;
         }
