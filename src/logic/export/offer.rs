@@ -35,7 +35,7 @@ pub enum Availability {
     Stopping,
 }
 
-/// What the serving node can do for this export. Fixed for a session.
+/// What the serving node can do for this export. Fixed for a session, but for a volume that grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// Size of the volume, in bytes.

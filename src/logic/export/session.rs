@@ -140,6 +140,13 @@ impl Session {
         }
     }
 
+    /// The volume has this size now. A client that heard of it otherwise, as this kernel's does, may use what is new; the
+    /// others go on with what they know.
+    pub fn grown(&mut self, size_bytes: u64) {
+        let known = &mut self.agreed.terms.size_bytes;
+        *known = size_bytes.max(*known);
+    }
+
     /// What was agreed on.
     pub fn agreed(&self) -> &Agreed {
         &self.agreed

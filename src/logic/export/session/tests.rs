@@ -98,6 +98,20 @@ fn a_small_read_is_answered_in_each_style() {
 }
 
 #[test]
+fn what_a_volume_has_grown_by_may_be_used() {
+    let mut session = session(HeaderStyle::Simple);
+    begin(&mut session, command::READ, 0, 7, SIZE, 4096);
+    assert!(hand_out(&mut session).is_empty(), "beyond the end");
+    sent(&mut session);
+    session.grown(SIZE + 4096);
+    session.grown(SIZE);
+    begin(&mut session, command::READ, 0, 8, SIZE, 4096);
+    let handed = hand_out(&mut session);
+    settle_read(&mut session, handed[0], Ok(()));
+    assert!(sent(&mut session).starts_with(&simple(0, 8)));
+}
+
+#[test]
 fn zeroes_are_sent_as_a_hole_where_the_style_has_one() {
     let range = ByteRange::new(0, 4096);
     for style in [HeaderStyle::Simple, HeaderStyle::Structured] {

@@ -199,6 +199,13 @@ impl Connection {
         }
     }
 
+    /// The volume has this size now.
+    pub(super) fn grown(&mut self, size_bytes: u64) {
+        if let Phase::Transmission(session) = &mut self.phase {
+            session.grown(size_bytes);
+        }
+    }
+
     pub(super) fn view(&self, now: Moment) -> ClientView {
         let in_flight = match &self.phase {
             Phase::Transmission(session) => session.in_flight(),

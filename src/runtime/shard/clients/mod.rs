@@ -219,7 +219,8 @@ impl Clients {
         if self.connections.iter().flatten().any(|connection| connection.is_negotiating()) {
             self.offer.availability = host.availability();
         }
-        let cache_epoch = host.serving().map(|serving| serving.cache_epoch);
+        let (cache_epoch, size_bytes) =
+            host.serving().map_or((None, 0), |serving| (Some(serving.cache_epoch), serving.size_bytes));
         let mut means = Means { host, pool, poller, pieces: &mut self.pieces, began, latency: &mut self.latency };
         self.first = (self.first + 1) % self.connections.len();
         let (last, first) = self.connections.split_at_mut(self.first);
@@ -229,6 +230,7 @@ impl Clients {
             let ended = if bound_to.is_some() && bound_to != cache_epoch {
                 Err("this node no longer serves what it was connected to".to_owned())
             } else {
+                connection.grown(size_bytes);
                 connection.take_in(&self.offer, &mut means)
             };
             if let Err(why) = ended {
