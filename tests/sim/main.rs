@@ -167,6 +167,7 @@ const ONCE_FAILED: &[(&str, u64)] = &[
     ("fencing", 200007),
     ("manual", 300000),
     ("best-effort", 400016),
+    ("best-effort", 87),
     ("sound-R12", 18),
     ("sound-R14", 8),
 ];

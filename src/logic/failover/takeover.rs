@@ -99,6 +99,8 @@ impl Failover {
             (_, Err(_)) => {
                 let claim = way == Way::Claim;
                 self.state.failed = if claim { None } else { Some(self.failure()) };
+                // What stands in the way may take a while, and asking again at once would only keep both threads busy.
+                self.retry_at = self.now + self.settings.retry_interval;
                 self.yield_group("promotion-failed", out);
             }
             _ => {}
