@@ -152,8 +152,9 @@ impl World {
         this.cache_epoch = Some(serving.cache_epoch);
         this.line = line;
         let mut socket = VecDeque::new();
+        let fits = |ask: &Ask| ask.work.range().is_none_or(|range| range.end() <= serving.size_bytes);
         for mut ask in unanswered {
-            if same_device {
+            if same_device && fits(&ask) {
                 ask.connection = this.connection;
                 self.next_op += 1;
                 if ask.work.range().is_some() {
@@ -170,7 +171,6 @@ impl World {
         }
         self.log.say(|| format!("client {client} connects to {}, asks again for {}", NAMES[node], socket.len()));
         let connection = Connection { serial: this.connection, cache_epoch: serving.cache_epoch, socket };
-        assert_eq!(serving.size_bytes, self.config.volume_bytes(), "the volume changed its size");
         process.connections.insert(client, connection);
         self.wake(node, Duration::from_micros(50));
         true
@@ -228,6 +228,7 @@ impl World {
             }
             Work::Write { range, fua, .. } | Work::Zero { range, fua, .. } => {
                 self.stats.writes += 1;
+                self.written_end = self.written_end.max(range.end());
                 self.note_told(range, ask.work);
                 let mut holders = self.holders(node, range, ask.work);
                 let joined = self.view(node).is_some_and(|view| view.link == LinkState::Connected);
@@ -325,8 +326,9 @@ impl World {
 
     /// Somewhere in the volume, mostly where it is hot, never across the boundary of a piece.
     fn random_range(&mut self, grain: u64) -> ByteRange {
-        let size = self.config.volume_bytes();
-        let area = if self.random.chance(0.8) { self.config.hot_blocks * BLOCK } else { size };
+        let size = self.served_bytes;
+        let hot = (self.config.hot_blocks * BLOCK).min(size);
+        let area = if self.random.chance(0.8) { hot } else { size };
         let offset = self.random.below(area / grain) * grain;
         let longest = (self.config.operation_blocks_max * BLOCK)
             .min(size - offset)

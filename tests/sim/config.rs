@@ -79,6 +79,8 @@ pub enum Act {
     StepHangs,
     /// A running resource fails.
     ServiceDown,
+    /// The operator makes the volume larger.
+    Grow,
     /// Connections are refused although the peer lives: a firewall answers for it.
     FalseRefusal,
     /// The thread of a volume makes no turn for a while; the group's goes on.
@@ -154,6 +156,8 @@ pub enum Profile {
     Swarm,
     /// Forced promotions too: the content may fork, and is brought together by giving up a side.
     Forced,
+    /// The volume has room to grow into.
+    Growing,
     /// Only these acts, with every other property still at random.
     Only(&'static [Act]),
     /// Nothing happens by itself: a scenario drives the pair.
@@ -169,6 +173,8 @@ pub struct Config {
     pub profile: Profile,
     /// Size of each node's disk, in blocks. The volume is as large as the smaller.
     pub blocks: [u64; 2],
+    /// How much of the smaller the volume leaves at first, in blocks; zero for nothing.
+    pub reserve_blocks: u64,
     pub region_shift: u32,
     pub mode: Mode,
     pub overflow: Overflow,
@@ -366,6 +372,7 @@ impl Config {
             } else {
                 [volume + larger, volume]
             },
+            reserve_blocks: if profile == Profile::Growing { r.between(1, volume - 1) } else { 0 },
             region_shift: r.between(14, 16) as u32,
             mode,
             overflow: *r.pick(&[Overflow::Block, Overflow::Shed]),
@@ -452,7 +459,7 @@ impl Config {
         }
     }
 
-    /// Size of the volume, in bytes.
+    /// Size of the volume when it takes all the room there is, in bytes.
     pub fn volume_bytes(&self) -> u64 {
         self.blocks[0].min(self.blocks[1]) * twinblock::base::range::BLOCK
     }
@@ -465,6 +472,11 @@ impl Config {
     /// Whether a flush promises nothing of the copy that a group may go on with.
     pub fn flushes_here_only(&self) -> bool {
         self.mode == Mode::Async && self.group.is_some()
+    }
+
+    /// Size of the volume at first, in bytes.
+    pub fn first_bytes(&self) -> u64 {
+        self.volume_bytes() - self.reserve_blocks * twinblock::base::range::BLOCK
     }
 
     /// Whether something may be lost by force.
@@ -491,10 +503,13 @@ fn acts(profile: Profile, random: &mut Random) -> Vec<(Act, u64)> {
         }
         Profile::Only(only) => only.iter().map(|act| (*act, 10)).collect(),
         Profile::Scripted => Vec::new(),
-        Profile::Swarm | Profile::Forced => {
+        Profile::Swarm | Profile::Forced | Profile::Growing => {
             let mut chosen: Vec<(Act, u64)> = ACTS.iter().filter(|_| random.chance(0.5)).copied().collect();
             if chosen.is_empty() {
                 chosen.push((ProcessCrash, 10));
+            }
+            if profile == Profile::Growing {
+                chosen.push((Grow, 12));
             }
             if profile == Profile::Forced {
                 chosen.extend([(Force, 8), (Cut, 8)]);

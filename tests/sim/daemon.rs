@@ -99,6 +99,7 @@ impl World {
             self.wake(node, Duration::from_micros(20));
         }
         self.watch_cache_epoch(node);
+        self.watch_size(node);
         self.schedule_tick(node);
         self.check_after_turn(node);
     }

@@ -58,17 +58,22 @@ impl Disk {
     /// A disk of another life, full of something else.
     pub fn full_of_old_data(blocks: u64, random: &mut Random) -> Disk {
         let mut disk = Disk::new(blocks);
-        for block in 0..blocks {
+        disk.keep_of_another_life(0, random);
+        disk
+    }
+
+    /// From this byte on, the disk holds something else.
+    pub fn keep_of_another_life(&mut self, from_bytes: u64, random: &mut Random) {
+        for block in from_bytes / BLOCK..self.holes.len() as u64 {
             if random.chance(0.7) {
                 let at = (block * BLOCK) as usize;
                 let pattern = random.next().to_le_bytes();
-                disk.visible[at..at + BLOCK as usize]
+                self.visible[at..at + BLOCK as usize]
                     .chunks_exact_mut(8)
                     .for_each(|word| word.copy_from_slice(&pattern));
-                disk.holes[block as usize] = false;
+                self.holes[block as usize] = false;
             }
         }
-        disk
     }
 
     pub fn bytes_total(&self) -> u64 {

@@ -218,6 +218,21 @@ impl History {
         self.lines.len() - 1
     }
 
+    /// A volume that has grown holds this in a sector of its new part.
+    pub fn appeared(&mut self, line: usize, sector: usize, bytes: &[u8], at: Moment) {
+        if self.watched & 1 << (sector % SECTORS) == 0 {
+            return;
+        }
+        let value = super::content::identify(bytes, sector as u64);
+        let value = value.unwrap_or_else(|| panic!("sector {sector} appears with a mixture"));
+        let line = &mut self.lines[line];
+        let register = &mut line.registers[sector];
+        register.events.push(Event::Is { value, at });
+        if register.open == 0 {
+            register.work_off(sector, line.flushed_before);
+        }
+    }
+
     /// Works off what is left; open operations count as given up.
     pub fn finish(&mut self) {
         for op in self.open.keys().copied().collect::<Vec<_>>() {

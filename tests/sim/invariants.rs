@@ -87,7 +87,7 @@ impl World {
 
     /// Both disks hold the same bytes.
     pub fn assert_disks_equal(&self) {
-        for block in 0..(self.config.volume_bytes() / BLOCK) as u32 {
+        for block in 0..self.durable_blocks() as u32 {
             let range = ByteRange::of_blocks(block..block + 1);
             let equal = self.nodes[0].disk.read(range) == self.nodes[1].disk.read(range);
             assert!(
@@ -96,6 +96,13 @@ impl World {
                 self.describe(block)
             );
         }
+    }
+
+    /// Blocks of the volume, as far as it is durable that they belong to it.
+    fn durable_blocks(&self) -> u64 {
+        let whole = self.config.volume_bytes();
+        let committed = self.nodes.iter().map(|node| node.durable().committed_bytes).max();
+        committed.filter(|_| self.config.reserve_blocks > 0).unwrap_or(whole) / BLOCK
     }
 
     fn describe(&self, block: u32) -> String {
@@ -160,7 +167,7 @@ impl World {
 
     /// I8: whatever may differ between the disks, now or after a power loss, is marked durably.
     pub fn check_after_persist(&mut self, node: usize, result: Result<(), DiskError>) {
-        let blocks = self.config.volume_bytes() / BLOCK;
+        let blocks = self.durable_blocks();
         let due = blocks <= SMALL_BLOCKS || self.stats.events.is_multiple_of(16);
         let rotten = self.nodes.iter().any(|node| node.disk.rotten);
         if result.is_err() || !due || rotten || self.everything_is_suspect() {

@@ -9,6 +9,7 @@
 //! | `clients`, `operator`, `nemesis` | what is done to it |
 //! | `history`, `register`, `invariants`, `run` | what must hold, and the verdict |
 //! | `watch` | ends a run that hangs or takes all memory |
+//! | `grow` | the volume grows meanwhile |
 //! | `group` | the failover group around the volume, and everything that lies outside of it |
 //! | `scenarios`, `mutants` | named stories; proof that a broken rule is caught (with feature `mutants`) |
 //!
@@ -26,6 +27,7 @@ mod daemon;
 mod devices;
 mod disk;
 mod group;
+mod grow;
 mod history;
 mod invariants;
 mod link;
@@ -56,7 +58,7 @@ fn number(name: &str) -> Option<u64> {
 
 fn swarm(profile: Profile) {
     // There are five swarms with groups.
-    let share = if matches!(profile, Profile::Group(_)) { 3 } else { 1 };
+    let share = if matches!(profile, Profile::Group(_) | Profile::Growing) { 3 } else { 1 };
     let mut budget = Budget::from_environment(SWARM_SECONDS, share);
     let first = number("TWINBLOCK_SIM_FIRST").unwrap_or(1);
     let mut total = world::Stats::default();
@@ -90,7 +92,13 @@ fn forced_promotions_split_the_volume_and_it_comes_together_again() {
     swarm(Profile::Forced);
 }
 
-/// The run that a profile's name and a seed mean: `forced`, a mutation such as `R3a`, or `sound-R3a` for the same run with
+/// Runs in which the operator makes the volume larger meanwhile.
+#[test]
+fn a_volume_that_grows_under_faults_keeps_every_promise() {
+    swarm(Profile::Growing);
+}
+
+/// The run that a profile's name and a seed mean: `forced`, `growing`, a mutation such as `R3a`, or `sound-R3a` for the same run with
 /// the rule in place; anything else is the swarm.
 fn config_of_profile(profile: &str, seed: u64) -> Config {
     #[cfg(feature = "mutants")]
@@ -115,7 +123,12 @@ fn config_of_profile(profile: &str, seed: u64) -> Config {
             return Config::for_seed(seed, Profile::Group(mode));
         }
     }
-    Config::for_seed(seed, if profile == "forced" { Profile::Forced } else { Profile::Swarm })
+    let profile = match profile {
+        "forced" => Profile::Forced,
+        "growing" => Profile::Growing,
+        _ => Profile::Swarm,
+    };
+    Config::for_seed(seed, profile)
 }
 
 /// The name by which [`config_of_profile`] finds a group's run again.

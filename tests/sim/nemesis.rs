@@ -194,6 +194,7 @@ impl World {
             Act::Detach => {
                 self.command(node, Command::Detach);
             }
+            Act::Grow => self.ask_to_grow(node),
             _ => {
                 self.force(node);
             }

@@ -208,10 +208,15 @@ impl Node {
     pub fn new(index: usize, config: &Config, random: &mut Random) -> Node {
         let blocks = config.blocks[index];
         let device = Uuid(random.next() as u128 + 1);
-        let superblock = metadata::fresh_superblock(index, device, config.region_shift, DiskState::UpToDate);
+        let mut superblock = metadata::fresh_superblock(index, device, config.region_shift, DiskState::UpToDate);
+        let mut disk = Disk::new(blocks);
+        if config.reserve_blocks > 0 {
+            superblock.committed_bytes = config.first_bytes();
+            disk.keep_of_another_life(config.first_bytes(), random);
+        }
         Node {
             index,
-            disk: Disk::new(blocks),
+            disk,
             metadata: Metadata::new(&superblock, blocks * BLOCK),
             faults: Faults::default(),
             vault: Vault::default(),

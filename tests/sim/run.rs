@@ -86,6 +86,7 @@ fn replay_command(config: &Config) -> String {
     let profile = match (config.profile, config.bias, config.mutation) {
         (Profile::Group(_), ..) => format!("TWINBLOCK_SIM_PROFILE={} ", super::profile_of_group(config)),
         (Profile::Forced, ..) => "TWINBLOCK_SIM_PROFILE=forced ".to_string(),
+        (Profile::Growing, ..) => "TWINBLOCK_SIM_PROFILE=growing ".to_string(),
         (_, Some(bias), None) => format!("TWINBLOCK_SIM_PROFILE=sound-{bias:?} "),
         (_, _, Some(mutation)) => format!("TWINBLOCK_SIM_PROFILE={mutation:?} "),
         _ => String::new(),
@@ -157,6 +158,9 @@ impl World {
     /// The last word on a run: equal disks, every sector readable on either node, nothing left behind.
     pub fn check_everything_at_rest(&mut self) {
         self.assert_disks_equal();
+        if self.config.reserve_blocks > 0 {
+            self.grow_to_the_end();
+        }
         let stable = |world: &World| world.nodes.iter().all(|node| node.disk.is_stable() || node.was_doomed);
         assert!(self.run_until(FLUSH_TIME, stable), "an idle pair in sync never makes its writes durable (I5)");
         self.assert_disks_equal();
@@ -185,8 +189,8 @@ impl World {
     }
 
     fn read_everything(&mut self) {
-        let reads = (0..self.config.volume_bytes()).step_by(FINAL_READ_BYTES as usize).map(|offset| {
-            let length = FINAL_READ_BYTES.min(self.config.volume_bytes() - offset).max(BLOCK);
+        let reads = (0..self.served_bytes).step_by(FINAL_READ_BYTES as usize).map(|offset| {
+            let length = FINAL_READ_BYTES.min(self.served_bytes - offset).max(BLOCK);
             Work::Read(ByteRange::new(offset, length))
         });
         self.clients[0].script.extend(reads.collect::<Vec<_>>());

@@ -135,6 +135,11 @@ pub struct World {
     pub next_op: u64,
     /// In mode memory: what clients were told is done and no flush has covered since, by sector.
     pub told: BTreeMap<u64, (Value, Moment)>,
+    /// The size that was served last, and how far into it acknowledged writes reach, in bytes.
+    pub served_bytes: u64,
+    /// What each node serves: the life of its daemon, and the size.
+    pub served_by: [Option<(u64, u64)>; 2],
+    pub written_end: u64,
     /// Writes of both disks when they were last compared.
     pub compared_at: (u64, u64),
     /// The first node's rule of each session's handshake.
@@ -165,6 +170,9 @@ impl World {
             active: true,
             next_op: 0,
             told: BTreeMap::new(),
+            served_bytes: config.first_bytes(),
+            served_by: [None; 2],
+            written_end: 0,
             compared_at: (0, 0),
             decided: BTreeMap::new(),
             outside: Outside::default(),

@@ -413,7 +413,7 @@ impl Mirror {
         let durable = !self.door.is_taking_over();
         let serves = self.role == Role::Primary && durable && self.pending.lets_clients_in();
         let committed = self.superblock.committed_bytes;
-        let size_bytes = self.pending.growth.as_ref().map_or(committed, Growth::from_bytes);
+        let size_bytes = self.pending.growth.as_ref().map_or(committed, Growth::size_before);
         (serves && size_bytes > 0).then_some(Serving { size_bytes, cache_epoch: self.superblock.cache_epoch })
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Growth {
 
 impl Growth {
     /// The size that clients have meanwhile.
-    pub(super) fn from_bytes(&self) -> u64 {
+    pub(super) fn size_before(&self) -> u64 {
         self.from_bytes
     }
 
@@ -86,7 +86,7 @@ impl Mirror {
             let reason = format!("{name} has {now} bytes and can't be made smaller.");
             return refuse("shrinking", reason, "Make a new volume, and copy what is on it.");
         }
-        if to % BLOCK != 0 {
+        if !to.is_multiple_of(BLOCK) {
             let reason = format!("{to} bytes are no multiple of {BLOCK}.");
             return refuse("alignment", reason, "Round the size.");
         }

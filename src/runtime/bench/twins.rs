@@ -50,7 +50,7 @@ impl Twins {
     /// Has this part of a hundred written by one server alone, and lets the other catch up.
     pub fn differ(&self, percent: u32, ward: &Ward) -> Result<Resynced, Failure> {
         self.pair.verb(0, &["disconnect", VOLUME])?;
-        let bytes = self.size_bytes / 100 * u64::from(percent) >> 16 << 16;
+        let bytes = (self.size_bytes / 100 * u64::from(percent)) >> 16 << 16;
         if bytes > 0 {
             fio::scatter(ward, &self.target(true), self.size_bytes, bytes)?;
         }
