@@ -77,8 +77,10 @@ fn what_can_change_in_running_daemons_changes_and_the_rest_is_said() {
     assert!(!text.contains("new"), "{text}");
     pair.done(ALPHA, &["group", "move"]);
     owner(&mut pair, BETA);
-    let text = std::fs::read_to_string(pair.path("told")).unwrap();
-    assert!(text.ends_with("new stop\nnew start\n"), "{text}");
+    pair.wait("the changed script to take the group in", |pair| {
+        let text = std::fs::read_to_string(pair.path("told")).unwrap();
+        text.ends_with("new stop\nnew start\n").then_some(())
+    });
     assert_eq!(group(&pair, BETA)["epoch"], epoch + 1, "no other change of role came of it");
 }
 

@@ -365,3 +365,24 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
         }
     });
 }
+
+/// As after a takeover by the other server: the device is being removed under its mount, and only the link still tells whose
+/// it is.
+#[test]
+fn what_is_mounted_from_a_device_that_goes_is_unmounted_by_its_link() {
+    or_skip!(missing("ext4"));
+    let disk = Disk::new("ext4");
+    let (node, link) = (disk.folder.path().join("node"), disk.folder.path().join("vol0"));
+    let number = std::os::unix::fs::MetadataExt::rdev(&std::fs::metadata(&disk.device).unwrap());
+    let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
+    nix::sys::stat::mknod(&node, nix::sys::stat::SFlag::S_IFBLK, mode, number).unwrap();
+    std::os::unix::fs::symlink(&node, &link).unwrap();
+    on_daemon(async || {
+        let (sender, _told) = Told::channel();
+        let file_system = FileSystem::new(FileSystemConfig { device: link, ..disk.config("ext4") }, sender);
+        done(&file_system, Verb::Start).await;
+        std::fs::remove_file(&node).unwrap();
+        done(&file_system, Verb::Stop).await;
+        assert_eq!(mounts::mounted_at(&disk.at()).unwrap(), None);
+    });
+}

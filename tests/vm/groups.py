@@ -103,6 +103,9 @@ class Group(Pair):
 
     def ends_well(self):
         """Stopped in order, both disks are the same, and nothing is wrong with what is on them."""
+        # One server alone would go on writing.
+        self.verb("alpha", "group", "stop", "db", timeout=PATIENCE)
+        until("nobody owns the group", lambda: all(self.group(node)["role"] != "owner" for node in self.NODES))
         self.identical()
         for disk in self.disks.values():
             run("e2fsck", "-f", "-n", disk)

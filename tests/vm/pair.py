@@ -176,6 +176,9 @@ class Pair:
         for node, server in self.servers.items():
             if server.daemon:
                 print(f"-- status of {node}\n{self.verb_or_error(node, 'status')}")
+                if "[[group]]" in self.config.read_text():
+                    print(self.verb_or_error(node, "group", "status"))
+                print(server.run("cat", "/proc/mounts"), server.run("ls", "-l", "/dev/twinblock"))
             text = server.log.read_text(errors="replace") if server.log.exists() else ""
             print(f"-- log of {node}\n{text[-4000:]}")
         run("sh", "-c", "echo w > /proc/sysrq-trigger")

@@ -361,8 +361,9 @@ impl Worker {
 
     fn remove(&mut self, kind: &mut dyn Kind, id: u32) -> bool {
         let device = kind.path(id);
-        link::remove(&self.config.link, &device);
         let removed = kind.remove(id);
+        // As long as the device is there, the link tells whose it is: a file system on it is unmounted by that.
+        link::remove(&self.config.link, &device);
         if let Err(trouble) = &removed {
             self.show_trouble(format!("{} stays: {trouble}", device.display()));
         }

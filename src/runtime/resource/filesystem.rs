@@ -306,11 +306,12 @@ impl FileSystem {
         Ok(metadata.rdev())
     }
 
-    /// Whether a mount is of our device. When the device has vanished, its path decides.
+    /// Whether a mount is of our device. When the device has vanished, its path decides, or where that leads.
     fn is_ours(&self, mount: &Mount) -> bool {
+        let path = &self.config.device;
         match self.device() {
             Ok(device) => mount.device == device,
-            Err(_) => mount.source == self.config.device,
+            Err(_) => mount.source == *path || std::fs::read_link(path).is_ok_and(|to| to == mount.source),
         }
     }
 
