@@ -71,7 +71,7 @@ class Group(Pair):
     def fit(self, node):
         """The other server could take over."""
         def is_fit():
-            return self.status(node)["in_sync"] and self.group(node)["peer_state"][0] in ("normal", "failed-over")
+            return self.status(node)["in_sync"] and self.group(node)["peer_state"][0] in ("normal", "failed-over", "idle")
         until("the standby is fit", is_fit)
 
     def die(self, node):
